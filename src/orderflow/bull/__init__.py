@@ -1,0 +1,1 @@
+"""The only code that touches BullMQ: connections, adding jobs, running workers."""

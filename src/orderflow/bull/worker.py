@@ -1,0 +1,119 @@
+"""Running a BullMQ worker from its start to its drained end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from bullmq import Job, Worker
+
+from orderflow.bull.connection import connect_worker
+from orderflow.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: BullMQ waits this long after its connection fails; its own 15 s would be the outage.
+_RETRY_DELAY_MS = 1_000
+#: What closing may take after the drain; with Redis away it would take for ever.
+_CLOSE_TIMEOUT_S = 2.0
+
+Processor = Callable[[Job], Awaitable[dict[str, Any]]]
+
+
+class WorkerEnded(Exception):
+    """The worker's loop came to an end by itself."""
+
+
+async def run_worker(
+    queue: str, processor: Processor, concurrency: int, settings: Settings, stop: asyncio.Event
+) -> None:
+    """Work on `queue` until `stop` is set, then drain.
+
+    Draining fetches nothing more and gives running jobs DRAIN_TIMEOUT_MS; what is still running
+    then is left to be delivered again. Raises WorkerEnded if the loop dies, so that whoever
+    supervises the process starts it anew.
+    """
+    worker = _build(queue, processor, concurrency, settings)
+    loop = asyncio.create_task(worker.run(), name=f"worker of {queue}")
+    stopping = asyncio.create_task(stop.wait(), name="waiting for a stop")
+    try:
+        await asyncio.wait({loop, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            raise WorkerEnded(f"the worker of {queue} ended") from _error_of(loop)
+    finally:
+        stopping.cancel()
+        await _drain_and_close(worker, settings.drain_timeout_ms / 1000)
+        await _end({loop})
+
+
+def _build(queue: str, processor: Processor, concurrency: int, settings: Settings) -> Worker:
+    async def process(job: Job, _token: str) -> dict[str, Any]:
+        return await processor(job)
+
+    worker = Worker(
+        queue,
+        process,
+        {
+            "autorun": False,
+            "connection": connect_worker(settings.redis_dsn),
+            "prefix": settings.queue_prefix,
+            "concurrency": concurrency,
+            "lockDuration": settings.worker_lock_ms,
+            "stalledInterval": settings.worker_stalled_interval_ms,
+            "runRetryDelay": _RETRY_DELAY_MS,
+        },
+    )
+    # Without listeners nobody would hear of these.
+    worker.on("error", lambda error, *_: log.warning("worker error", reason=str(error)))
+    worker.on("stalled", lambda job_id: log.warning("job stalled", queue=queue, job_id=job_id))
+    worker.on(
+        "lockRenewalFailed", lambda job_ids: log.warning("locks lost", queue=queue, jobs=job_ids)
+    )
+    return worker
+
+
+async def _drain_and_close(worker: Worker, timeout_s: float) -> None:
+    # As tasks of their own: BullMQ's pause and close do not heed a cancellation, so a time limit
+    # around them would wait for them all the same.
+    draining = asyncio.create_task(_drain(worker), name="drain")
+    await asyncio.wait({draining}, timeout=timeout_s)
+    drained = draining.done()
+    if not drained:
+        left = [job.id for job, _token in worker.jobs]
+        log.warning("drain deadline reached; jobs are left for redelivery", jobs=left)
+    closing = asyncio.create_task(worker.close(force=not drained), name="close")
+    await asyncio.wait({closing}, timeout=_CLOSE_TIMEOUT_S)
+    if not closing.done():
+        log.warning("the connection to Redis did not close in time")
+    await _end({draining, closing})
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
+
+
+async def _drain(worker: Worker) -> None:
+    """Stop fetching and wait for what runs.
+
+    Not `close()` alone: it ends the renewal of locks when the first job ends, and the others
+    would be taken for stalled while they still run.
+    """
+    await worker.pause()
+    while True:
+        running = {task for task in worker.processing if not task.done()}
+        if running:
+            await asyncio.wait(running)
+            continue
+        # A job that was fetched as the pause began starts within a few turns of the loop.
+        for _turn in range(5):
+            await asyncio.sleep(0)
+        if all(task.done() for task in worker.processing):
+            return
+
+
+def _error_of(task: asyncio.Task[None]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None

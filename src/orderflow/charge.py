@@ -1,0 +1,170 @@
+"""Charging: a payment gets its outcome, once, and its order goes on with it.
+
+The payment's row decides what is charged, and its key makes the gateway take money at most once,
+however often the job is delivered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from orderflow.bull.queues import JobQueues
+from orderflow.contract import (
+    NewJob,
+    PaymentJob,
+    PaymentMethod,
+    gateway_key,
+    order_confirmation_job,
+    payment_failed_job,
+    row_id,
+)
+from orderflow.db import Database
+from orderflow.errors import AmountMismatch, MethodMismatch, WrongOrder
+from orderflow.gateways import Approved, Charge, Declined, Gateway, Outcome
+from orderflow.orders import (
+    OPEN_PAYMENT,
+    OrderStatus,
+    Payment,
+    PaymentStatus,
+    may_become_order,
+    may_become_payment,
+)
+
+log = structlog.get_logger(__name__)
+
+
+async def charge_payment(
+    job: PaymentJob, *, db: Database, gateway: Gateway, queues: JobQueues, currency: str
+) -> dict[str, Any]:
+    """Bring the job's payment to its outcome; return `{success, transactionId}`.
+
+    A payment that has its outcome is not charged again: the first result is returned. A job of a
+    producer outside of orderflow, whose order is not known, is adopted in `currency`.
+
+    Raises GatewayUnavailable when there is no outcome yet, and AmountMismatch, MethodMismatch or
+    WrongOrder when the job contradicts the row: then nothing is charged.
+    """
+    payment = await _find_or_adopt(job, db, currency)
+    _check_agreement(job, payment)
+    if payment.status in OPEN_PAYMENT:
+        payment = await _settle(payment, db, gateway)
+    if not payment.notified:
+        await queues.offer(_notification(payment))
+    return _result(payment)
+
+
+async def _find_or_adopt(job: PaymentJob, db: Database, currency: str) -> Payment:
+    payment_id = row_id(job.payment_id)
+    row = await db.fetchrow("find_payment", payment_id)
+    if row is None:
+        order_id = row_id(job.order_id)
+        await db.fetchrow(
+            "adopt_payment",
+            order_id,
+            None if str(order_id) == job.order_id else job.order_id,
+            payment_id,
+            None if str(payment_id) == job.payment_id else job.payment_id,
+            job.payment_data.method.value,
+            job.payment_data.amount,
+            currency,
+        )
+        log.info("order adopted", order_id=job.order_id, payment_id=job.payment_id)
+        row = await db.fetchrow("find_payment", payment_id)
+    if row is None:
+        # The order exists, and its one payment is another one.
+        raise WrongOrder(asked=job.order_id, payment_id=job.payment_id, order_id="unknown")
+    return Payment.from_row(row)
+
+
+def _check_agreement(job: PaymentJob, payment: Payment) -> None:
+    if row_id(job.order_id) != payment.order_id:
+        raise WrongOrder(asked=job.order_id, payment_id=payment.key, order_id=payment.order_key)
+    if job.payment_data.amount != payment.amount:
+        raise AmountMismatch(
+            asked=job.payment_data.amount,
+            payment_id=payment.key,
+            amount=payment.amount,
+            currency=payment.currency,
+        )
+    if job.payment_data.method != payment.method:
+        raise MethodMismatch(
+            asked=job.payment_data.method.value,
+            payment_id=payment.key,
+            method=payment.method.value,
+        )
+
+
+async def _settle(payment: Payment, db: Database, gateway: Gateway) -> Payment:
+    """Charge an open payment and write what came of it; return the payment as it is then."""
+    begun = await db.fetchrow("begin_charge", payment.id)
+    if begun is not None:
+        asked_before = begun["status_before"] == PaymentStatus.PROCESSING
+        outcome = await _outcome(payment, gateway, asked_before=asked_before)
+        await _write_outcome(payment, outcome, db)
+    # Read again: whoever wrote first decided, and it may have been another worker.
+    row = await db.fetchrow("find_payment", payment.id)
+    if row is None:
+        raise LookupError(f"payment {payment.id} is gone")
+    return Payment.from_row(row)
+
+
+async def _outcome(payment: Payment, gateway: Gateway, *, asked_before: bool) -> Outcome | None:
+    """Return what the gateway says, or None where nothing is charged."""
+    if payment.method is PaymentMethod.CASH:
+        return None
+    key = gateway_key(payment.key)
+    if asked_before:
+        # An attempt before this one may have charged and not heard the answer: ask, then charge.
+        known = await gateway.find(key)
+        if known is not None:
+            return known
+    return await gateway.charge(
+        Charge(
+            key=key,
+            amount=payment.amount,
+            currency=payment.currency,
+            method=payment.method,
+            token=payment.token,
+        )
+    )
+
+
+async def _write_outcome(payment: Payment, outcome: Outcome | None, db: Database) -> None:
+    if isinstance(outcome, Declined):
+        written = await db.fetchrow(
+            "settle_declined",
+            payment.id,
+            outcome.reason,
+            may_become_payment(PaymentStatus.FAILED),
+            may_become_order(OrderStatus.CANCELLED),
+        )
+    else:
+        written = await db.fetchrow(
+            "settle_paid",
+            payment.id,
+            outcome.transaction_id if isinstance(outcome, Approved) else None,
+            may_become_payment(PaymentStatus.COMPLETED),
+            may_become_order(OrderStatus.CONFIRMED),
+        )
+    log.info(
+        "payment settled" if written else "payment was settled by another worker",
+        order_id=payment.order_key,
+        payment_id=payment.key,
+        outcome="declined" if isinstance(outcome, Declined) else "paid",
+    )
+
+
+def _notification(payment: Payment) -> NewJob:
+    if payment.status is PaymentStatus.FAILED:
+        return payment_failed_job(
+            payment.order_key, payment.user_id, payment.decline_reason or "declined"
+        )
+    return order_confirmation_job(payment.order_key, payment.user_id)
+
+
+def _result(payment: Payment) -> dict[str, Any]:
+    if payment.status is PaymentStatus.FAILED:
+        return {"success": False, "transactionId": None, "reason": payment.decline_reason}
+    return {"success": True, "transactionId": payment.transaction_id}

@@ -1,0 +1,146 @@
+"""The command line: `orderflow …`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from redis.exceptions import RedisError
+
+from orderflow import __version__
+from orderflow.db.migrate import migrate as migrate_database
+from orderflow.errors import OrderflowError
+from orderflow.logs import configure_logs
+from orderflow.products import load_products, read_catalogue
+from orderflow.reconcile import run_once
+from orderflow.resources import open_resources
+from orderflow.sandbox.tokens import make_token
+from orderflow.settings import load_settings
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Order processing: every checkout is carried to its end.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+products_app = typer.Typer(help="The catalogue.", no_args_is_help=True)
+app.add_typer(products_app, name="products")
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the schema of DATABASE_URL up to date."""
+    settings = _checked(load_settings)
+    before, after = _run(migrate_database(settings.database_dsn))
+    if before == after:
+        typer.echo(f"the schema is up to date: {after}")
+    else:
+        typer.echo(f"the schema went from {before or 'nothing'} to {after}")
+
+
+@products_app.command("load")
+def products_load(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            help="CSV: sku,name,price,currency,stock (empty: uncounted)",
+        ),
+    ],
+) -> None:
+    """Write the products of FILE into the shop, over those with the same sku."""
+
+    async def load() -> int:
+        products = read_catalogue(file)
+        async with open_resources(load_settings()) as resources:
+            return await load_products(products, resources.db)
+
+    typer.echo(f"{_run(load())} products written")
+
+
+@app.command()
+def reconcile() -> None:
+    """Put back the jobs that unsettled orders need and the queues lack, now."""
+
+    async def reconcile_now() -> dict[str, int]:
+        settings = load_settings(log_format="console")
+        configure_logs(settings.log_format, settings.log_level)
+        async with open_resources(settings) as resources:
+            counts = await run_once(
+                db=resources.db, queues=resources.queues, grace_ms=settings.reconcile_grace_ms
+            )
+        return counts.to_json()
+
+    typer.echo(json.dumps(_run(reconcile_now())))
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Option(help="The user's id, as `sub`.")],
+    admin: Annotated[bool, typer.Option("--admin", help="Give the role admin.")] = False,
+    ttl_s: Annotated[int, typer.Option(min=1, help="Seconds until it expires.")] = 3_600,
+) -> None:
+    """Print a bearer token signed with JWT_SECRET, for development and tests."""
+    settings = _checked(load_settings)
+    if settings.jwt_secret is None:
+        _fail("JWT_SECRET: is not set, so there is nothing to sign with")
+    typer.echo(make_token(settings.jwt_secret.get_secret_value(), user, admin=admin, ttl_s=ttl_s))
+
+
+@app.command()
+def up(
+    once: Annotated[
+        bool, typer.Option("--once", help="End after the first order is paid and mailed.")
+    ] = False,
+    data: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".orderflow"),
+) -> None:
+    """Run everything on this machine: servers, sandbox gateway and mail, API, workers, exporter.
+
+    Needs `pip install 'orderflow[sandbox]'`. REDIS_URL or REDIS_HOST, and DATABASE_URL, where
+    set, are used instead of servers of its own. Ctrl-C ends it and all it started.
+    """
+    try:
+        from orderflow.sandbox.up import run_stack
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is missing: pip install 'orderflow[sandbox]'")
+    raise typer.Exit(run_stack(data.absolute(), once=once))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return _checked(lambda: asyncio.run(work))
+
+
+def _checked(call: Callable[[], T]) -> T:
+    """Run `call`; an error that a person can mend is told in one line, with exit status 2."""
+    try:
+        return call()
+    except OrderflowError as error:
+        _fail(str(error))
+    except (RedisError, OSError) as error:
+        _fail(f"{type(error).__name__}: {error}")
+
+
+def _fail(reason: str) -> NoReturn:
+    typer.echo(reason, err=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

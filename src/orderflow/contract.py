@@ -1,0 +1,247 @@
+"""The queue contract: what every producer and worker, in Node or in Python, agrees on.
+
+This is the one place where queue names, job names, job options, priorities and payloads are
+written. Nothing here does I/O. The values are those of the Node design and must not drift: a
+Node service on the same Redis reads and writes the same jobs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import UUID, uuid5
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+#: BullMQ keeps priorities in a 21 bit field; Node refuses larger numbers and so do we.
+MAX_PRIORITY = 2_097_151
+
+#: Turns a foreign id into a row id. Any fixed UUID would do; it must only never change.
+_EXTERNAL_IDS = UUID("6f7264e5-2666-4c6f-9077-000000000000")
+
+
+class QueueName(StrEnum):
+    """The three queues, by the name of their Redis keys."""
+
+    PAYMENTS = "payment-processing"
+    NOTIFICATIONS = "notifications"
+    ORDERS = "order-processing"
+
+
+class JobName(StrEnum):
+    """The jobs that orderflow adds and runs."""
+
+    PROCESS_PAYMENT = "process-payment"
+    ORDER_CONFIRMATION = "order-confirmation"
+    PAYMENT_FAILED = "payment-failed"
+    RECONCILE = "reconcile"
+
+
+class PaymentMethod(StrEnum):
+    """How a customer pays. `cash` is confirmed without a charge."""
+
+    CARD = "card"
+    ONLINE = "online"
+    WALLET = "wallet"
+    CASH = "cash"
+
+
+class Priority(StrEnum):
+    """The named priorities. Their numbers are settings: see `Priorities`."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Priorities:
+    """The number that each named priority has in Redis.
+
+    BullMQ runs the smaller number first, and first in first out within a number. Old Node code
+    numbered them 20, 10, 1, so a mixed fleet may have to agree on other numbers.
+    """
+
+    high: int = 1
+    medium: int = 10
+    low: int = 20
+
+    def number(self, priority: Priority) -> int:
+        """Return the number that `priority` has in Redis."""
+        return int(getattr(self, priority.value))
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """The options that every job on every queue is added with. Ages in seconds, delay in ms."""
+
+    attempts: int = 3
+    backoff_type: Literal["exponential"] = "exponential"
+    backoff_delay_ms: int = 2000
+    remove_on_complete_age_s: int = 3600
+    remove_on_complete_count: int = 1000
+    remove_on_fail_age_s: int = 86400
+
+    def to_bullmq(self) -> dict[str, Any]:
+        """Return the options as BullMQ spells them."""
+        return {
+            "attempts": self.attempts,
+            "backoff": {"type": self.backoff_type, "delay": self.backoff_delay_ms},
+            "removeOnComplete": {
+                "age": self.remove_on_complete_age_s,
+                "count": self.remove_on_complete_count,
+            },
+            "removeOnFail": {"age": self.remove_on_fail_age_s},
+        }
+
+
+JOB_OPTIONS = JobOptions()
+
+#: Jobs in parallel in one worker process, unless the command line says otherwise.
+CONCURRENCY = {
+    QueueName.PAYMENTS: 10,
+    QueueName.NOTIFICATIONS: 20,
+    QueueName.ORDERS: 5,
+}
+
+
+def _text_id(value: object) -> object:
+    """Read an id as text: Node producers send numbers as well as strings."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _decimal_text(value: object) -> object:
+    """Read a JSON number by its shortest decimal form, so that 19.99 is 19.99."""
+    return str(value) if isinstance(value, float) else value
+
+
+Id = Annotated[str, BeforeValidator(_text_id), Field(min_length=1, max_length=255)]
+Amount = Annotated[
+    Decimal,
+    BeforeValidator(_decimal_text),
+    Field(ge=0, max_digits=12, decimal_places=2),
+]
+
+
+class Payload(BaseModel):
+    """The data of a job. Unknown fields are kept out but do no harm: Node may send more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the data as it is written to Redis."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class PaymentData(Payload):
+    """The charge that a `process-payment` job asks for."""
+
+    method: PaymentMethod
+    amount: Amount
+
+
+class PaymentJob(Payload):
+    """The data of `process-payment`. For an order of ours the row decides, not this."""
+
+    payment_id: Id = Field(alias="paymentId")
+    order_id: Id = Field(alias="orderId")
+    payment_data: PaymentData = Field(alias="paymentData")
+
+
+class OrderConfirmationJob(Payload):
+    """The data of `order-confirmation`. Adopted orders may have no user."""
+
+    order_id: Id = Field(alias="orderId")
+    user_id: Id | None = Field(alias="userId", default=None)
+
+
+class PaymentFailedJob(Payload):
+    """The data of `payment-failed`; `reason` is what the gateway said."""
+
+    order_id: Id = Field(alias="orderId")
+    user_id: Id | None = Field(alias="userId", default=None)
+    reason: str = "declined"
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job of ours, ready to add: its queue, name, id, priority and data."""
+
+    queue: QueueName
+    name: JobName
+    job_id: str
+    priority: Priority
+    data: Payload = field(repr=False)
+
+
+def payment_job(payment_id: str, order_id: str, method: str, amount: Decimal) -> NewJob:
+    """Return the `process-payment` job of a payment; its id makes a second add a no-op."""
+    data = PaymentJob(
+        paymentId=payment_id,
+        orderId=order_id,
+        paymentData=PaymentData(method=PaymentMethod(method), amount=amount),
+    )
+    return NewJob(
+        queue=QueueName.PAYMENTS,
+        name=JobName.PROCESS_PAYMENT,
+        job_id=job_id("payment", payment_id),
+        priority=Priority.HIGH,
+        data=data,
+    )
+
+
+def order_confirmation_job(order_id: str, user_id: str | None) -> NewJob:
+    """Return the job that tells the customer that the order is confirmed."""
+    return NewJob(
+        queue=QueueName.NOTIFICATIONS,
+        name=JobName.ORDER_CONFIRMATION,
+        job_id=job_id(JobName.ORDER_CONFIRMATION, order_id),
+        priority=Priority.HIGH,
+        data=OrderConfirmationJob(orderId=order_id, userId=user_id),
+    )
+
+
+def payment_failed_job(order_id: str, user_id: str | None, reason: str) -> NewJob:
+    """Return the job that tells the customer that the payment was declined."""
+    return NewJob(
+        queue=QueueName.NOTIFICATIONS,
+        name=JobName.PAYMENT_FAILED,
+        job_id=job_id(JobName.PAYMENT_FAILED, order_id),
+        priority=Priority.MEDIUM,
+        data=PaymentFailedJob(orderId=order_id, userId=user_id, reason=reason),
+    )
+
+
+def job_id(kind: str, entity_id: str) -> str:
+    """Return the deterministic id `<kind>-<entity id>` of one of our jobs.
+
+    A foreign id may hold a colon, which BullMQ reserves for its own keys: such an id is named
+    by its row id instead.
+    """
+    return f"{kind}-{row_id(entity_id) if ':' in entity_id else entity_id}"
+
+
+def row_id(entity_id: str) -> UUID:
+    """Return the UUID under which an order or payment is kept.
+
+    An id that is a UUID is kept as it is. Any other id, as Node producers may use, maps to one
+    UUID of its own, always the same, so that rows are found by primary key alone.
+    """
+    try:
+        parsed = UUID(entity_id)
+    except ValueError:
+        return uuid5(_EXTERNAL_IDS, entity_id)
+    return parsed if str(parsed) == entity_id.lower() else uuid5(_EXTERNAL_IDS, entity_id)
+
+
+def gateway_key(payment_id: str) -> str:
+    """Return the idempotency key of a payment: its id, wherever a header can carry it.
+
+    A Node worker on the same queue charges with the same key, so the id goes as it is.
+    """
+    plain = payment_id.isascii() and payment_id.isprintable()
+    return payment_id if plain else str(row_id(payment_id))

@@ -1,0 +1,11 @@
+-- name: upsert_product
+-- sku, name, price, currency, stock (null: not counted)
+INSERT INTO products (sku, name, price, currency, stock)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (sku) DO UPDATE
+SET name = excluded.name, price = excluded.price, currency = excluded.currency,
+    stock = excluded.stock
+
+-- name: any_product
+-- One that can be bought, if there is any.
+SELECT sku FROM products WHERE stock IS NULL OR stock > 0 ORDER BY sku LIMIT 1

@@ -1,0 +1,117 @@
+"""Domain errors: what can go wrong, in the project's own terms.
+
+An error carries its facts as fields and its docstring is its message, filled in with them. What
+an error means to a client is decided once, in api/problems.py; what it means to a job is decided
+once, in processor.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+
+class OrderflowError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+        shown = {
+            name: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        super().__init__(inspect.cleandoc(type(self).__doc__ or "").format(**shown))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["fields"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class OutOfStock(OrderflowError):
+    """There are not {quantity} of '{sku}' left."""
+
+
+class UnknownProducts(OrderflowError):
+    """The shop does not sell: {skus}."""
+
+
+class MixedCurrencies(OrderflowError):
+    """One order has one currency, but its products are priced in {currencies}."""
+
+
+class TotalTooLarge(OrderflowError):
+    """The total of an order may be {limit} at most."""
+
+
+class IdempotencyKeyReused(OrderflowError):
+    """The Idempotency-Key was used before with another body."""
+
+
+class IdempotencyKeyInFlight(OrderflowError):
+    """A request with this Idempotency-Key is still being worked on."""
+
+
+class OrderNotFound(OrderflowError):
+    """There is no order '{order_id}'."""
+
+
+class DatabaseUnavailable(OrderflowError):
+    """PostgreSQL does not answer: {reason}."""
+
+
+class GatewayUnavailable(OrderflowError):
+    """The payment gateway gave no outcome: {reason}. The payment stays open and is asked about."""
+
+
+class GatewayRefused(OrderflowError):
+    """The payment gateway refuses this request as wrong: {reason}."""
+
+
+class SenderUnavailable(OrderflowError):
+    """The {channel} could not be handed over: {reason}."""
+
+
+class AddressRefused(OrderflowError):
+    """The {channel} address is refused for good: {reason}."""
+
+
+class NotificationBeingSent(OrderflowError):
+    """Another worker is sending '{kind}' of order '{order_id}' by {channel} just now."""
+
+
+class AmountMismatch(OrderflowError):
+    """The job asks for {asked} but payment '{payment_id}' is for {amount} {currency}; no charge."""
+
+
+class MethodMismatch(OrderflowError):
+    """The job says '{asked}' but payment '{payment_id}' is by '{method}'; no charge was made."""
+
+
+class WrongOrder(OrderflowError):
+    """The job says order '{asked}' but payment '{payment_id}' is of order '{order_id}'."""
+
+
+class InvalidPayload(OrderflowError):
+    """The data of '{job_name}' is not usable: {faults}."""
+
+
+class UnknownJob(OrderflowError):
+    """The queue '{queue}' has no job named '{job_name}'; it knows: {known}."""
+
+
+class UnknownWorker(OrderflowError):
+    """There is no worker '{name}'; these exist: {known}."""
+
+
+class InvalidWorker(OrderflowError):
+    """The worker file {path} is not usable: {reason}."""
+
+
+class InvalidSettings(OrderflowError):
+    """Settings are wrong: {faults}."""
+
+
+class InvalidCatalogue(OrderflowError):
+    """The catalogue {path} is not usable, line {line}: {reason}."""

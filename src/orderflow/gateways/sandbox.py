@@ -1,0 +1,94 @@
+"""The adapter for the sandbox gateway (`orderflow.sandbox.gateway`), over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from orderflow.errors import GatewayRefused, GatewayUnavailable
+from orderflow.gateways import Approved, Charge, Declined, Outcome
+from orderflow.settings import Settings
+
+
+class SandboxGateway:
+    """Charges over HTTP; the charge's key travels as `Idempotency-Key`."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def charge(self, charge: Charge) -> Outcome:
+        """Take the money, or return what came of this key before."""
+        response = await self._send(
+            "POST",
+            "/charges",
+            headers={"Idempotency-Key": charge.key},
+            json={
+                "amount": f"{charge.amount:.2f}",
+                "currency": charge.currency,
+                "method": charge.method.value,
+                "token": charge.token,
+            },
+        )
+        return _outcome(response)
+
+    async def find(self, key: str) -> Outcome | None:
+        """Return what came of the charge with this key, or None if there was none."""
+        response = await self._send("GET", f"/charges/{quote(key, safe='')}")
+        if response.status_code != httpx.codes.NOT_FOUND:
+            return _outcome(response)
+        # A 404 of some other server at this address says nothing about the charge.
+        if "error" not in _body(response):
+            raise GatewayUnavailable(reason="HTTP 404 by something that is not the gateway")
+        return None
+
+    async def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            response = await self._client.request(method, path, **request)
+        except httpx.HTTPError as error:
+            # The request may have arrived: whether money was taken is not known here.
+            raise GatewayUnavailable(reason=type(error).__name__) from error
+        if response.status_code >= 500 or response.status_code in _TRY_LATER:
+            raise GatewayUnavailable(reason=f"HTTP {response.status_code}")
+        return response
+
+
+#: Not for this request's sake: a limit, a time-out, or credentials that an operator can mend.
+_TRY_LATER = frozenset({401, 403, 408, 425, 429})
+
+
+def _outcome(response: httpx.Response) -> Outcome:
+    body = _body(response)
+    match body.get("status"):
+        case "succeeded":
+            return Approved(transaction_id=str(body["id"]))
+        case "declined":
+            return Declined(reason=str(body.get("declineReason") or "declined"))
+    raise GatewayRefused(reason=f"HTTP {response.status_code}")
+
+
+def _body(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    return body if isinstance(body, dict) else {}
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings) -> AsyncIterator[SandboxGateway]:
+    """Give the gateway at GATEWAY_URL; each call ends after GATEWAY_TIMEOUT_MS."""
+    headers = {}
+    if settings.gateway_api_key is not None:
+        headers["Authorization"] = f"Bearer {settings.gateway_api_key.get_secret_value()}"
+    async with httpx.AsyncClient(
+        base_url=settings.gateway_url,
+        headers=headers,
+        timeout=settings.gateway_timeout_ms / 1000,
+        limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
+        trust_env=False,
+    ) as client:
+        yield SandboxGateway(client)

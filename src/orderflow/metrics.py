@@ -1,0 +1,68 @@
+"""Every metric of orderflow, by name.
+
+The names of the queue metrics are BullMQ's own, so that dashboards made for it work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from redis import Redis
+from redis.exceptions import RedisError
+
+#: BullMQ's states, and the keys whose sizes add up to each. Jobs with a priority wait in a sorted
+#: set of their own; a queue that an older Node service paused keeps its jobs in `paused`.
+STATES: Mapping[str, Sequence[tuple[str, str]]] = {
+    "waiting": (("wait", "list"), ("prioritized", "zset")),
+    "active": (("active", "list"),),
+    "completed": (("completed", "zset"),),
+    "failed": (("failed", "zset"),),
+    "delayed": (("delayed", "zset"),),
+    "paused": (("paused", "list"),),
+    "waiting-children": (("waiting-children", "zset"),),
+}
+
+
+class QueueCollector:
+    """Asks Redis for the size of each queue at every scrape.
+
+    When Redis does not answer, `orderflow_redis_up` is 0 and no count is given at all: unknown is
+    not none.
+    """
+
+    def __init__(self, client: Redis, prefix: str, queues: Sequence[str]) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._queues = queues
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the metrics of this moment, in one round trip to Redis."""
+        up = GaugeMetricFamily("orderflow_redis_up", "Whether Redis answered this scrape.")
+        try:
+            sizes = self._sizes()
+        except (RedisError, OSError):
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        yield self._job_counts(sizes)
+
+    def _sizes(self) -> Iterator[int]:
+        pipeline = self._client.pipeline(transaction=False)
+        for queue in self._queues:
+            for keys in STATES.values():
+                for key, kind in keys:
+                    name = f"{self._prefix}:{queue}:{key}"
+                    pipeline.llen(name) if kind == "list" else pipeline.zcard(name)
+        return iter(pipeline.execute())
+
+    def _job_counts(self, sizes: Iterator[int]) -> GaugeMetricFamily:
+        counts = GaugeMetricFamily(
+            "bullmq_job_count", "Number of jobs in a queue by state.", labels=["queue", "state"]
+        )
+        for queue in self._queues:
+            for state, keys in STATES.items():
+                counts.add_metric([queue, state], sum(next(sizes) for _ in keys))
+        return counts

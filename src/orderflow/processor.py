@@ -1,0 +1,167 @@
+"""The path of one job through a worker: find its handler, read its data, run it, name its end.
+
+A worker file makes a `QueueWorker` and says which of its functions handles which job. What an
+error means to BullMQ is decided here and nowhere else: a request that can never work ends the
+job at once, anything else is an attempt that BullMQ retries with its backoff.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import structlog
+from bullmq import UnrecoverableError
+from pydantic import BaseModel, ValidationError
+from structlog.contextvars import bound_contextvars
+
+from orderflow.bull.queues import Schedule
+from orderflow.errors import (
+    AmountMismatch,
+    GatewayRefused,
+    InvalidPayload,
+    MethodMismatch,
+    OrderflowError,
+    OrderNotFound,
+    UnknownJob,
+    WrongOrder,
+)
+from orderflow.resources import Resources
+from orderflow.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: Trying again cannot help these.
+FATAL: tuple[type[OrderflowError], ...] = (
+    AmountMismatch,
+    GatewayRefused,
+    InvalidPayload,
+    MethodMismatch,
+    OrderNotFound,
+    UnknownJob,
+    WrongOrder,
+)
+
+P = TypeVar("P", bound=BaseModel)
+Result = dict[str, Any]
+Handler = Callable[[P, Resources], Awaitable[Result]]
+
+
+class JobInterrupted(Exception):
+    """The handler was cancelled from within; the job is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One delivery of a job: what a worker was handed, whoever added it."""
+
+    queue: str
+    name: str
+    job_id: str
+    data: Any
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    payload: type[BaseModel]
+    handler: Handler[Any]
+
+
+@dataclass
+class QueueWorker:
+    """What a worker file defines: its queue, its handlers by job name, and its schedules.
+
+    `concurrency` is how many jobs one process runs at once unless the command line says
+    otherwise. `schedules` names the jobs that come back by themselves, from the settings.
+    """
+
+    queue: str
+    concurrency: int
+    schedules: Callable[[Settings], tuple[Schedule, ...]] = lambda _settings: ()
+    _routes: dict[str, _Route] = field(default_factory=dict)
+
+    def handles(self, job_name: str, payload: type[P]) -> Callable[[Handler[P]], Handler[P]]:
+        """Register the decorated function for jobs of that name, with their data as `payload`."""
+
+        def register(handler: Handler[P]) -> Handler[P]:
+            self._routes[job_name] = _Route(payload, handler)
+            return handler
+
+        return register
+
+    async def process(self, delivery: Delivery, resources: Resources) -> Result:
+        """Run one delivery to its result.
+
+        Raises bullmq.UnrecoverableError where trying again cannot help, or else the error of
+        the attempt; its message is never empty, since it is all that a person will see.
+        """
+        with bound_contextvars(**_log_context(delivery)):
+            try:
+                return _as_json(await self._run(delivery, resources))
+            except FATAL as error:
+                log.warning("job refused", reason=str(error))
+                raise UnrecoverableError(str(error)) from error
+            except asyncio.CancelledError as error:
+                if _is_being_stopped():
+                    raise
+                raise JobInterrupted("the handler was cancelled from within") from error
+            except Exception as error:
+                log.warning("attempt failed", reason=str(error), error=type(error).__name__)
+                if not str(error):
+                    raise RuntimeError(type(error).__name__) from error
+                raise
+
+    async def _run(self, delivery: Delivery, resources: Resources) -> Result:
+        route = self._route(delivery)
+        payload = _read_payload(delivery, route.payload)
+        return await route.handler(payload, resources)
+
+    def _route(self, delivery: Delivery) -> _Route:
+        """Find the handler by the job's name, or as old producers name it, by `data.type`."""
+        named = [delivery.name]
+        if isinstance(delivery.data, Mapping) and isinstance(delivery.data.get("type"), str):
+            named.append(delivery.data["type"])
+        for name in named:
+            if name in self._routes:
+                return self._routes[name]
+        raise UnknownJob(queue=self.queue, job_name=delivery.name, known=sorted(self._routes))
+
+
+def _read_payload(delivery: Delivery, payload: type[P]) -> P:
+    try:
+        return payload.model_validate(delivery.data)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'data'}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        ]
+        raise InvalidPayload(job_name=delivery.name, faults=faults) from None
+
+
+def _log_context(delivery: Delivery) -> dict[str, Any]:
+    context: dict[str, Any] = {
+        "queue": delivery.queue,
+        "job_id": delivery.job_id,
+        "job_name": delivery.name,
+        "attempt": delivery.attempt,
+    }
+    if isinstance(delivery.data, Mapping):
+        ids = {"order_id": "orderId", "payment_id": "paymentId"}
+        context |= {name: delivery.data[key] for name, key in ids.items() if key in delivery.data}
+    return context
+
+
+def _is_being_stopped() -> bool:
+    """Say whether someone outside cancels this task, rather than the handler itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _as_json(result: Result) -> Result:
+    """Return the result as BullMQ will keep it. Raises TypeError or ValueError if it cannot."""
+    kept: Result = json.loads(json.dumps(result, allow_nan=False))
+    return kept

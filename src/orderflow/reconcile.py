@@ -1,0 +1,88 @@
+"""Reconciling: what the rows want and the queues have is compared, and what is missing is added.
+
+PostgreSQL is the truth. An order whose customer was not told yet needs a job: one that charges
+while its payment is open, one that notifies after. Where Redis has lost it, or where it has
+ended without its effect, it is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from orderflow.bull.queues import JobQueues, JobState
+from orderflow.contract import NewJob, order_confirmation_job, payment_failed_job, payment_job
+from orderflow.db import Database
+from orderflow.orders import OrderStatus, Row
+
+log = structlog.get_logger(__name__)
+
+PAGE_SIZE = 500
+_START = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
+
+
+@dataclass(slots=True)
+class Counts:
+    """What one run saw and did."""
+
+    unsettled: int = 0
+    jobs_added: int = 0
+    jobs_retried: int = 0
+    keys_purged: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return asdict(self)
+
+
+async def run_once(*, db: Database, queues: JobQueues, grace_ms: int) -> Counts:
+    """Look at every unsettled order that rested for `grace_ms`, oldest first, page by page.
+
+    Raises DatabaseUnavailable or redis.RedisError; what was done until then stays done.
+    """
+    counts = Counts()
+    after = _START
+    while True:
+        rows = await db.fetch("unsettled_orders", *after, grace_ms / 1000, PAGE_SIZE)
+        await _put_back([_wanted(row) for row in rows], queues, counts)
+        counts.unsettled += len(rows)
+        if len(rows) < PAGE_SIZE:
+            break
+        after = (rows[-1]["created_at"], rows[-1]["id"])
+    counts.keys_purged = len(await db.fetch("purge_idempotency_keys", 1_000))
+    log.info("reconciled", **counts.to_json())
+    return counts
+
+
+def _wanted(row: Row) -> NewJob:
+    """Return the job that an unsettled order needs next."""
+    order_key = row["external_id"] or str(row["id"])
+    match OrderStatus(row["status"]):
+        case OrderStatus.PENDING | OrderStatus.PROCESSING:
+            payment_key = row["payment_external_id"] or str(row["payment_id"])
+            return payment_job(payment_key, order_key, row["method"], row["amount"])
+        case OrderStatus.CANCELLED:
+            return payment_failed_job(
+                order_key, row["user_id"], row["decline_reason"] or "cancelled"
+            )
+        case _:
+            return order_confirmation_job(order_key, row["user_id"])
+
+
+async def _put_back(jobs: Sequence[NewJob], queues: JobQueues, counts: Counts) -> None:
+    states = await queues.states(jobs) if jobs else []
+    for job, state in zip(jobs, states, strict=True):
+        match state:
+            case JobState.MISSING:
+                await queues.add(job)
+                counts.jobs_added += 1
+            case JobState.FAILED | JobState.COMPLETED:
+                # Kept jobs block a new one with their id, so they run again instead.
+                counts.jobs_retried += await queues.retry(job, state)
+            case JobState.LIVE:
+                continue
+        log.info("job put back", job_id=job.job_id, found=state.value)

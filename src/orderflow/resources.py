@@ -1,0 +1,58 @@
+"""The composition root: what the use cases need is built here, once, and passed down."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from orderflow.bull.queues import JobQueues, open_queues
+from orderflow.db import Database, open_database
+from orderflow.gateways import Gateway
+from orderflow.gateways.sandbox import open_gateway
+from orderflow.senders import Sender
+from orderflow.senders.messages import Templates
+from orderflow.senders.sms_file import SmsFileSender
+from orderflow.senders.smtp import SmtpSender
+from orderflow.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The open connections and adapters of one process."""
+
+    settings: Settings
+    db: Database
+    queues: JobQueues
+    gateway: Gateway
+    senders: tuple[Sender, ...]
+    templates: Templates
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Give everything that `settings` describe, closed on leaving.
+
+    Nothing is connected before it is used, so a process starts while a server is away.
+    """
+    async with AsyncExitStack() as stack:
+        db = await stack.enter_async_context(
+            open_database(
+                settings.database_dsn, settings.database_pool_size, settings.database_timeout_ms
+            )
+        )
+        queues = await stack.enter_async_context(open_queues(settings))
+        gateway = await stack.enter_async_context(open_gateway(settings))
+        yield Resources(
+            settings=settings,
+            db=db,
+            queues=queues,
+            gateway=gateway,
+            senders=_senders(settings),
+            templates=Templates(),
+        )
+
+
+def _senders(settings: Settings) -> tuple[Sender, ...]:
+    mail = SmtpSender(settings)
+    return (mail, SmsFileSender(settings.sms_file)) if settings.sms_file else (mail,)

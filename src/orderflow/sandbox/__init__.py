@@ -1,0 +1,4 @@
+"""What stands in for the outside world on one machine: servers, a gateway, a mail catcher.
+
+Nothing in orderflow imports this but `orderflow up` and the tests.
+"""

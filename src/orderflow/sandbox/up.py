@@ -1,0 +1,324 @@
+"""`orderflow up`: everything on one machine, as processes of their own.
+
+Redis and PostgreSQL come first, then the sandbox gateway and the mail catcher, then what the
+Procfile names. Everything started here is stopped here, in the reverse order, by process id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import typer
+from honcho.environ import parse_procfile
+
+from orderflow.db.migrate import migrate
+from orderflow.errors import OrderflowError
+from orderflow.products import has_products, load_products, read_catalogue
+from orderflow.resources import open_resources
+from orderflow.sandbox.first_order import OrderStuck, Shop, follow_first_order
+from orderflow.sandbox.servers import (
+    ServerError,
+    free_port,
+    port_is_taken,
+    start_postgres,
+    start_redis,
+)
+from orderflow.sandbox.tokens import make_token
+from orderflow.settings import Settings, load_settings
+
+_PACKAGE = Path(__file__).parents[1]
+_CATALOGUE = Path(__file__).with_name("catalogue.csv")
+_TOKEN_TTL_S = 30 * 24 * 3_600
+_START_TIMEOUT_S = 30.0
+#: Longer than a worker drains.
+_STOP_TIMEOUT_S = 25.0
+
+
+class UpError(Exception):
+    """The stack cannot start, or does not hold; the message says what to mend."""
+
+
+def run_stack(data: Path, *, once: bool) -> int:
+    """Run everything with its data in `data`; return the exit status.
+
+    With `once` it ends after the first order: 0 if that was paid and mailed, 1 if not.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    started = time.monotonic()
+    try:
+        with ExitStack() as stack:
+            shop = _start(Stack(data, stack))
+            _say(f"Everything runs after {time.monotonic() - started:.1f} s. The first order:\n")
+            asyncio.run(follow_first_order(shop.shop, _say))
+            if not once:
+                _say(shop.welcome())
+                shop.stack.watch()
+    except KeyboardInterrupt:
+        _say("Stopped.")
+    except (UpError, ServerError, OrderStuck, OrderflowError) as error:
+        _say(f"orderflow up: {error}")
+        return 1
+    return 0
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+@dataclass
+class Stack:
+    """The processes of one `orderflow up`, and the environment that they share."""
+
+    data: Path
+    exits: ExitStack
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, command: str) -> None:
+        """Start a process of ours; its output goes to a log file of its name."""
+        log = self.log(name)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                # exec: the process that we stop is the program, not a shell before it.
+                ["/bin/sh", "-c", f"exec {command}"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C reaches us alone, so that we choose the order of the end.
+                start_new_session=True,
+            )
+        self.processes[name] = process
+
+    def stop_on_exit(self, *names: str) -> None:
+        """Have these processes stopped together, before all that was started earlier."""
+        self.exits.callback(_stop_all, [self.processes[name] for name in names])
+
+    def log(self, name: str) -> Path:
+        """Return the log file of a process."""
+        folder = self.data / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}.log"
+
+    def check(self) -> None:
+        """Raise UpError if a process has ended, with the last that it said."""
+        for name, process in self.processes.items():
+            status = process.poll()
+            if status is not None:
+                said = self.log(name).read_text(errors="replace").strip().splitlines()[-3:]
+                raise UpError(f"{name} ended with status {status}: " + " | ".join(said))
+
+    def wait_for(self, what: str, answers: Callable[[], bool]) -> None:
+        """Return when `answers()`. Raises UpError if a process ends, or nothing comes."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not answers():
+            self.check()
+            if time.monotonic() > deadline:
+                raise UpError(f"{what} did not answer within {_START_TIMEOUT_S:.0f} s")
+            time.sleep(0.02)
+
+    def watch(self) -> None:
+        """Return never: until Ctrl-C, or an UpError when a process ends."""
+        while True:
+            self.check()
+            time.sleep(0.5)
+
+
+@dataclass(frozen=True)
+class RunningShop:
+    """A stack that runs, and what a person needs to use it."""
+
+    stack: Stack
+    shop: Shop
+    addresses: dict[str, str]
+
+    def welcome(self) -> str:
+        """Return the addresses, a token, and a request to paste."""
+        lines = ["", *(f"  {name:<10} {address}" for name, address in self.addresses.items())]
+        lines += ["", "  A token, good for 30 days:", "", f"  {self.shop.token}", ""]
+        lines += ["  Place an order:", "", self._curl(), "", "  Ctrl-C ends it all."]
+        return "\n".join(lines)
+
+    def _curl(self) -> str:
+        return (
+            f"curl -i {self.shop.api_url}/checkout"
+            f" -H 'Authorization: Bearer {self.shop.token}'"
+            " -H 'Content-Type: application/json'"
+            f" -d {shlex.quote(json.dumps(self.shop.checkout_body()))}"
+        )
+
+
+def _start(stack: Stack) -> RunningShop:
+    stack.data.mkdir(parents=True, exist_ok=True)
+    environment = stack.environment
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    environment.setdefault("LOG_FORMAT", "console")
+    given = load_settings()
+    _choose_ports(environment, given)
+    _start_servers(stack, given)
+    _set_secret(stack, given)
+    _start_sandbox(stack)
+    settings = _settings_of(environment)
+    sku = asyncio.run(_prepare_database(settings))
+    commands = parse_procfile(_procfile().read_text("utf-8")).processes
+    for name, command in commands.items():
+        stack.start(name, command)
+    stack.stop_on_exit(*commands)
+    api_url = f"http://{settings.host}:{settings.port}"
+    exporter_url = f"http://{settings.exporter_host}:{settings.exporter_port}/metrics"
+    _say(f"Started {', '.join(stack.processes)}; logs are in {stack.data / 'logs'}")
+    stack.wait_for("the API", lambda: _answers(f"{api_url}/readyz"))
+    stack.wait_for("the exporter", lambda: _answers(exporter_url))
+    mail_folder = stack.data / "mail"
+    secret = environment["JWT_SECRET"]
+    token = make_token(secret, "ada", ttl_s=_TOKEN_TTL_S)
+    return RunningShop(
+        stack=stack,
+        shop=Shop(api_url, settings.gateway_url, mail_folder, token, sku),
+        addresses={
+            "API": f"{api_url}/docs",
+            "metrics": exporter_url,
+            "gateway": f"{settings.gateway_url}/charges",
+            "mails": str(mail_folder),
+            "logs": str(stack.data / "logs"),
+        },
+    )
+
+
+def _choose_ports(environment: dict[str, str], given: Settings) -> None:
+    """Take other ports where the usual ones are taken; a port that was asked for must be free."""
+    usual = {
+        "PORT": given.port,
+        "EXPORTER_PORT": given.exporter_port,
+        "SMTP_PORT": given.smtp_port,
+        "GATEWAY_PORT": 8010,
+    }
+    asked_for = given.model_fields_set
+    for variable, port in usual.items():
+        if not port_is_taken(port):
+            environment[variable] = str(port)
+        elif variable.lower() in asked_for:
+            raise UpError(f"{variable}: port {port} is taken; choose another, or end what uses it")
+        else:
+            environment[variable] = str(free_port())
+            _say(f"Port {port} is taken, so {variable} is {environment[variable]}")
+
+
+def _start_servers(stack: Stack, given: Settings) -> None:
+    if {"redis_url", "redis_host"} & given.model_fields_set:
+        _say("Using the Redis that the settings name")
+    else:
+        redis = start_redis(stack.data / "redis", free_port())
+        stack.exits.callback(redis.stop)
+        stack.environment["REDIS_URL"] = redis.url
+        _say(f"Started Redis       {redis.url}")
+    if "database_url" in given.model_fields_set:
+        _say("Using the PostgreSQL that DATABASE_URL names")
+    else:
+        postgres = start_postgres(stack.data / "postgres", free_port())
+        stack.exits.callback(postgres.stop)
+        stack.environment["DATABASE_URL"] = postgres.url
+        _say(f"Started PostgreSQL  {postgres.url}")
+
+
+def _set_secret(stack: Stack, given: Settings) -> None:
+    """Sign with the secret of the settings, or with one that is made once and kept."""
+    stack.environment.pop("JWT_JWKS", None)
+    if given.jwt_secret is not None:
+        stack.environment["JWT_SECRET"] = given.jwt_secret.get_secret_value()
+        return
+    file = stack.data / "jwt-secret"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(48))
+    stack.environment["JWT_SECRET"] = file.read_text()
+
+
+def _start_sandbox(stack: Stack) -> None:
+    """Start the gateway and the mail catcher: no money and no mail ever leaves this machine."""
+    environment = stack.environment
+    port = environment.pop("GATEWAY_PORT")
+    environment |= {
+        "GATEWAY_URL": f"http://127.0.0.1:{port}",
+        "SMTP_HOST": "127.0.0.1",
+        "SMTP_SECURITY": "none",
+    }
+    for variable in ("GATEWAY_API_KEY", "SMTP_USERNAME", "SMTP_PASSWORD"):
+        environment[variable] = ""
+    ledger = shlex.quote(str(stack.data / "gateway.sqlite3"))
+    folder = shlex.quote(str(stack.data / "mail"))
+    stack.start("gateway", f"python -m orderflow.sandbox.gateway --port {port} --ledger {ledger}")
+    smtp_port = environment["SMTP_PORT"]
+    stack.start("mail", f"python -m orderflow.sandbox.mail --port {smtp_port} --folder {folder}")
+    stack.stop_on_exit("gateway", "mail")
+    stack.wait_for("the gateway", lambda: port_is_taken(int(port)))
+    stack.wait_for("the mail catcher", lambda: port_is_taken(int(smtp_port)))
+
+
+def _settings_of(environment: dict[str, str]) -> Settings:
+    """Return the settings that the processes of the stack will read."""
+    fields = Settings.model_fields
+    return load_settings(
+        **{
+            name.lower(): value
+            for name, value in environment.items()
+            if name.lower() in fields and value
+        }
+    )
+
+
+async def _prepare_database(settings: Settings) -> str:
+    """Migrate, load the catalogue into an empty shop, and return a sku that can be bought."""
+    before, after = await migrate(settings.database_dsn)
+    _say(f"Schema              {after}" + ("" if before == after else " (migrated)"))
+    async with open_resources(settings) as resources:
+        if not await has_products(resources.db):
+            count = await load_products(read_catalogue(_CATALOGUE), resources.db)
+            _say(f"Catalogue           {count} products")
+        product = await resources.db.fetchrow("any_product")
+    if product is None:
+        raise UpError("the shop has no product that is in stock")
+    return str(product["sku"])
+
+
+def _procfile() -> Path:
+    """Return the Procfile of the current folder, or the one that comes with orderflow."""
+    candidates = (Path.cwd() / "Procfile", _PACKAGE / "Procfile", _PACKAGE.parents[1] / "Procfile")
+    return next(file for file in candidates if file.is_file())
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _stop_all(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

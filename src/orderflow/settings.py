@@ -1,0 +1,165 @@
+"""Settings: one frozen object, read from the environment at start and passed down.
+
+Each field is a variable of the same name in capitals; `.env.example` explains every one. A file
+`.env` in the current folder is read too, and the environment wins over it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import quote
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    Secret,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orderflow.contract import MAX_PRIORITY, Priorities
+from orderflow.errors import InvalidSettings
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
+PriorityNumber = Annotated[int, Field(ge=1, le=MAX_PRIORITY)]
+PostgresUrl = Secret[Annotated[str, StringConstraints(pattern=r"^postgres(ql)?://.+")]]
+RedisUrl = Secret[Annotated[str, StringConstraints(pattern=r"^(rediss?|unix)://.+")]]
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret) < 32:
+        raise ValueError("must have 32 characters or more")
+    return secret
+
+
+SigningSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
+
+
+class Settings(BaseSettings):
+    """Everything that may differ between two installations."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    # API
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    web_concurrency: int = Field(default=1, ge=1, le=256)
+    max_body_bytes: int = Field(default=65_536, ge=1_024, le=10_485_760)
+    idempotency_key_required: bool = False
+    idempotency_ttl_s: int = Field(default=86_400, ge=60, le=31_536_000)
+
+    # Who may call it: one of the two, HS256 by a secret or public keys from a JWKS
+    jwt_secret: SigningSecret | None = None
+    jwt_jwks: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+
+    # PostgreSQL
+    database_url: PostgresUrl = PostgresUrl("postgresql://orderflow@127.0.0.1:5432/orderflow")
+    database_pool_size: int = Field(default=10, ge=1, le=1_000)
+    database_timeout_ms: Milliseconds = 2_000
+
+    # Redis: a URL, or its parts
+    redis_url: RedisUrl | None = None
+    redis_host: str = "127.0.0.1"
+    redis_port: Port = 6379
+    redis_db: int = Field(default=0, ge=0)
+    redis_username: str | None = None
+    redis_password: SecretStr | None = None
+    redis_timeout_ms: Milliseconds = 250
+
+    # Queues
+    queue_prefix: str = Field(default="bull", min_length=1, max_length=64, pattern=r"^[^\s:]+$")
+    priority_high: PriorityNumber = 1
+    priority_medium: PriorityNumber = 10
+    priority_low: PriorityNumber = 20
+
+    # Workers
+    worker_lock_ms: Milliseconds = 10_000
+    worker_stalled_interval_ms: Milliseconds = 5_000
+    drain_timeout_ms: Milliseconds = 20_000
+    reconcile_interval_ms: Milliseconds = 15_000
+    reconcile_grace_ms: Milliseconds = 10_000
+
+    # Payment gateway
+    gateway_url: str = "http://127.0.0.1:8010"
+    gateway_api_key: SecretStr | None = None
+    gateway_timeout_ms: Milliseconds = 10_000
+    default_currency: str = Field(default="EUR", pattern=r"^[A-Z]{3}$")
+
+    # Mail and SMS
+    smtp_host: str = "127.0.0.1"
+    smtp_port: Port = 8025
+    smtp_security: Literal["none", "starttls", "tls"] = "none"
+    smtp_username: str | None = None
+    smtp_password: SecretStr | None = None
+    smtp_timeout_ms: Milliseconds = 8_000
+    mail_from: str = Field(default="Shop <orders@shop.example>", pattern=r"^[^\r\n]*@[^\r\n]*$")
+    sms_file: Path | None = None
+
+    # Logs and metrics
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    exporter_host: str = "127.0.0.1"
+    exporter_port: Port = 9100
+
+    @model_validator(mode="after")
+    def _one_way_to_authenticate(self) -> Self:
+        if self.jwt_secret is not None and self.jwt_jwks is not None:
+            raise ValueError("JWT_SECRET and JWT_JWKS exclude each other: set one")
+        return self
+
+    @model_validator(mode="after")
+    def _priorities_in_order(self) -> Self:
+        if len({self.priority_high, self.priority_medium, self.priority_low}) < 3:
+            raise ValueError("PRIORITY_HIGH, PRIORITY_MEDIUM and PRIORITY_LOW must differ")
+        return self
+
+    @property
+    def priorities(self) -> Priorities:
+        """The numbers of the named priorities."""
+        return Priorities(self.priority_high, self.priority_medium, self.priority_low)
+
+    @property
+    def database_dsn(self) -> str:
+        """The URL of PostgreSQL. It may hold a password: never log it."""
+        return self.database_url.get_secret_value()
+
+    @property
+    def redis_dsn(self) -> str:
+        """The URL of Redis, whichever way it was set. It may hold a password: never log it."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        login = ""
+        if self.redis_password is not None:
+            password = quote(self.redis_password.get_secret_value(), safe="")
+            login = f"{quote(self.redis_username or '', safe='')}:{password}@"
+        return f"redis://{login}{self.redis_host}:{self.redis_port}/{self.redis_db}"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings; `overrides`, as from a command line, win over the environment.
+
+    Raises InvalidSettings that names each wrong variable and its rule, and never its value.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise InvalidSettings(faults=_faults(error)) from None
+
+
+def _faults(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_input=False, include_url=False, include_context=False):
+        variable = "_".join(str(part) for part in fault["loc"][:1]).upper()
+        rule = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{variable}: {rule}" if variable else rule)
+    return "; ".join(lines)

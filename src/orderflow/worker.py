@@ -1,0 +1,167 @@
+"""Run a worker: `python -m orderflow.worker payment --concurrency 10`.
+
+A worker is a file `workers/NAME.py` that has a `QueueWorker` named `worker`. The folder `workers`
+of the current directory is looked in first, then the workers that come with orderflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+import uvloop
+from bullmq import Job
+from redis.exceptions import RedisError
+
+from orderflow.bull.worker import run_worker
+from orderflow.errors import InvalidSettings, InvalidWorker, UnknownWorker
+from orderflow.logs import configure_logs
+from orderflow.processor import Delivery, QueueWorker
+from orderflow.resources import Resources, open_resources
+from orderflow.settings import Settings, load_settings
+
+log = structlog.get_logger(__name__)
+
+_PACKAGE = Path(__file__).parent
+#: How often a worker looks whether its schedules are still there.
+_SCHEDULE_CHECK_S = 2.0
+
+
+def worker_folders() -> list[Path]:
+    """Return the folders that hold workers, the user's own first."""
+    own = Path.cwd() / "workers"
+    # In a checkout the workers that come with orderflow are not inside of the package.
+    shipped = next(
+        (
+            folder
+            for folder in (_PACKAGE / "workers", _PACKAGE.parents[1] / "workers")
+            if folder.is_dir()
+        ),
+        own,
+    )
+    return list(dict.fromkeys(folder for folder in (own, shipped) if folder.is_dir()))
+
+
+def worker_files() -> dict[str, Path]:
+    """Return the file of every worker by its name."""
+    files: dict[str, Path] = {}
+    for folder in worker_folders():
+        for file in sorted(folder.glob("*.py")):
+            if not file.name.startswith("_"):
+                files.setdefault(file.stem, file)
+    return files
+
+
+def load_worker(name: str) -> QueueWorker:
+    """Import the file of a worker and return its `worker`.
+
+    Raises UnknownWorker with the names that exist, or InvalidWorker.
+    """
+    files = worker_files()
+    if name not in files:
+        raise UnknownWorker(name=name, known=sorted(files))
+    path = files[name]
+    spec = importlib.util.spec_from_file_location(f"orderflow_workers.{name}", path)
+    if spec is None or spec.loader is None:
+        raise InvalidWorker(path=path, reason="it cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    worker = getattr(module, "worker", None)
+    if not isinstance(worker, QueueWorker):
+        raise InvalidWorker(path=path, reason="it has no `worker = QueueWorker(…)`")
+    return worker
+
+
+async def serve(worker: QueueWorker, concurrency: int, settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    async with open_resources(settings) as resources:
+
+        async def process(job: Job) -> dict[str, Any]:
+            return await worker.process(_delivery(worker.queue, job), resources)
+
+        log.info("worker started", queue=worker.queue, concurrency=concurrency)
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(_keep_schedules(worker, resources))
+            await run_worker(worker.queue, process, concurrency, settings, stop)
+            keeper.cancel()
+    log.info("worker stopped", queue=worker.queue)
+
+
+def _delivery(queue: str, job: Job) -> Delivery:
+    return Delivery(
+        queue=queue,
+        name=job.name,
+        job_id=str(job.id),
+        data=job.data,
+        attempt=job.attemptsMade + 1,
+    )
+
+
+async def _keep_schedules(worker: QueueWorker, resources: Resources) -> None:
+    """Put the worker's schedules back whenever Redis has lost them."""
+    schedules = worker.schedules(resources.settings)
+    while schedules:
+        for schedule in schedules:
+            try:
+                if await resources.queues.ensure_schedule(worker.queue, schedule):
+                    log.info("schedule set", job_name=schedule.job_name, every_ms=schedule.every_ms)
+            except (RedisError, OSError) as error:
+                log.warning("schedule not checked", reason=type(error).__name__)
+        await asyncio.sleep(_SCHEDULE_CHECK_S)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        log.info("stopping", signal=number.name)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+
+
+def run(
+    name: Annotated[str, typer.Argument(help="The worker: payment, notification, order, …")],
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=1_000, help="Jobs at once in this process.")
+    ] = None,
+    queue_prefix: Annotated[
+        str | None, typer.Option(help="Prefix of the Redis keys; QUEUE_PREFIX otherwise.")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="json or console; LOG_FORMAT otherwise.")
+    ] = None,
+) -> None:
+    """Run the worker NAME until SIGTERM or Ctrl-C.
+
+    Exit status: 0 drained, 1 the worker died, 2 a wrong name or setting.
+    """
+    try:
+        settings = load_settings(queue_prefix=queue_prefix, log_format=log_format)
+        worker = load_worker(name)
+    except (InvalidSettings, UnknownWorker, InvalidWorker) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    configure_logs(settings.log_format, settings.log_level)
+    died = False
+    try:
+        uvloop.run(serve(worker, concurrency or worker.concurrency, settings))
+    except* Exception:
+        log.exception("worker died")
+        died = True
+    if died:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(run)

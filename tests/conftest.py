@@ -1,0 +1,206 @@
+"""Real servers for every test: started once on free loopback ports, a database each test."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import httpx
+import pytest
+
+from orderflow.db.migrate import migrate
+from orderflow.products import load_products, read_catalogue
+from orderflow.resources import Resources, open_resources
+from orderflow.sandbox import up
+from orderflow.sandbox.servers import Server, free_port, port_is_taken, start_postgres, start_redis
+from orderflow.settings import Settings
+
+SECRET = "a secret for tests that is long enough"
+CATALOGUE = Path(up.__file__).with_name("catalogue.csv")
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = start_redis(tmp_path_factory.mktemp("redis"), free_port())
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    # Not pytest's own folder: it is closed to other users whenever another session starts, and
+    # as root PostgreSQL runs as a user of its own.
+    with tempfile.TemporaryDirectory(prefix="orderflow-postgres-") as folder:
+        # A crash would cost a test nothing, so durability is not paid for.
+        server = start_postgres(
+            Path(folder), free_port(), {"fsync": "off", "max_connections": "300"}
+        )
+        asyncio.run(migrate(server.url))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+async def database_url(postgres_server: Server) -> AsyncIterator[str]:
+    """A migrated, empty database."""
+    name = f"test_{next(_numbers)}"
+    server_url = postgres_server.url.removesuffix("/postgres")
+    admin = await asyncpg.connect(f"{server_url}/template1")
+    try:
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE postgres")
+        yield f"{server_url}/{name}"
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process of orderflow that a test started."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def stop(self) -> int:
+        self.process.terminate()
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+
+
+def start_program(log: Path, *args: str, environment: dict[str, str] | None = None) -> Program:
+    """Start `python -m ARGS…` with only `environment`, as a fresh shell would have it."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *args],
+            env=kept | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Program(process, log)
+
+
+def wait_until(answers: Callable[[], bool], what: str, patience_s: float = 30) -> None:
+    """Return when `answers()` is true; fail the test when it does not become so."""
+    deadline = time.monotonic() + patience_s
+    while not answers():
+        assert time.monotonic() < deadline, f"{what}: not within {patience_s} s"
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class SandboxGatewayServer:
+    """The sandbox gateway as a process, and its books."""
+
+    url: str
+
+    def charge(self, key: object) -> dict[str, Any] | None:
+        """Return what the ledger holds under this key, or None."""
+        answer = httpx.get(f"{self.url}/charges/{quote(str(key), safe='')}", trust_env=False)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        entry: dict[str, Any] = answer.raise_for_status().json()
+        return entry
+
+
+@dataclass(frozen=True)
+class MailServer:
+    """The mail catcher as a process, and what it caught."""
+
+    port: int
+    folder: Path
+
+    def mails(self, order_id: object) -> list[EmailMessage]:
+        """Return the mails whose subject names the order."""
+        mails = [
+            email.message_from_bytes(file.read_bytes(), policy=default)
+            for file in sorted(self.folder.glob("*.eml"))
+        ]
+        return [mail for mail in mails if str(order_id) in str(mail["Subject"])]
+
+
+@pytest.fixture(scope="session")
+def gateway_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxGatewayServer]:
+    folder = tmp_path_factory.mktemp("gateway")
+    port = free_port()
+    program = start_program(
+        folder / "gateway.log",
+        "orderflow.sandbox.gateway",
+        *("--port", str(port), "--ledger", str(folder / "ledger.sqlite3")),
+    )
+    wait_until(lambda: port_is_taken(port), "the sandbox gateway")
+    yield SandboxGatewayServer(f"http://127.0.0.1:{port}")
+    assert program.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def mail_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MailServer]:
+    folder = tmp_path_factory.mktemp("mail")
+    port = free_port()
+    program = start_program(
+        folder / "mail.log",
+        "orderflow.sandbox.mail",
+        *("--port", str(port), "--folder", str(folder / "kept")),
+    )
+    wait_until(lambda: port_is_taken(port), "the mail catcher")
+    yield MailServer(port, folder / "kept")
+    assert program.stop() == 0
+
+
+@pytest.fixture
+def settings(
+    redis_server: Server,
+    database_url: str,
+    gateway_server: SandboxGatewayServer,
+    mail_server: MailServer,
+    tmp_path: Path,
+) -> Settings:
+    """Settings for one test: its own database, and queues under its own prefix."""
+    return Settings(
+        _env_file=None,
+        database_url=database_url,
+        redis_url=redis_server.url,
+        redis_timeout_ms=2_000,
+        queue_prefix=f"test-{next(_numbers)}",
+        jwt_secret=SECRET,
+        sms_file=tmp_path / "sms.jsonl",
+        gateway_url=gateway_server.url,
+        smtp_port=mail_server.port,
+        reconcile_grace_ms=1,
+    )
+
+
+@pytest.fixture
+async def resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Everything a use case needs, with the small catalogue loaded."""
+    async with open_resources(settings) as opened:
+        await load_products(read_catalogue(CATALOGUE), opened.db)
+        yield opened
+
+
+@pytest.fixture
+async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection of the test's own, to look and to tamper."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()

@@ -1,0 +1,121 @@
+"""The reconciler against real rows and real queues."""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Redis
+
+from orderflow import reconcile
+from orderflow.bull.queues import JobState
+from orderflow.contract import order_confirmation_job, payment_failed_job, payment_job
+from orderflow.reconcile import run_once
+from orderflow.resources import Resources
+
+
+@pytest.fixture
+async def redis(settings):
+    client = Redis.from_url(settings.redis_dsn, decode_responses=True)
+    yield client
+    await client.aclose()
+
+
+async def lose_all_jobs(redis: Redis, resources: Resources) -> None:
+    async for key in redis.scan_iter(match=f"{resources.settings.queue_prefix}:*"):
+        await redis.delete(key)
+
+
+async def run(resources: Resources) -> reconcile.Counts:
+    return await run_once(db=resources.db, queues=resources.queues, grace_ms=0)
+
+
+def payment_job_of(receipt):
+    return payment_job(str(receipt.payment_id), str(receipt.order_id), "card", receipt.total)
+
+
+async def test_nothing_is_done_where_every_job_is_there(resources, place):
+    receipts = [await place() for _ in range(3)]
+    counts = await run(resources)
+    assert counts == reconcile.Counts(unsettled=3)
+    assert (await resources.queues.counts("payment-processing"))["prioritized"] == len(receipts)
+
+
+async def test_a_payment_that_lost_its_job_gets_one(resources, place, redis):
+    receipt = await place()
+    await lose_all_jobs(redis, resources)
+
+    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
+
+    job = await resources.queues.queue("payment-processing").getJob(f"payment-{receipt.payment_id}")
+    assert job.name == "process-payment"
+    assert job.data == {
+        "paymentId": str(receipt.payment_id),
+        "orderId": str(receipt.order_id),
+        "paymentData": {"method": "card", "amount": "68.00"},
+    }
+    assert await run(resources) == reconcile.Counts(unsettled=1)
+
+
+@pytest.mark.parametrize(
+    ("status", "job_of"),
+    [
+        ("confirmed", lambda order_id: order_confirmation_job(order_id, "user-1")),
+        ("cancelled", lambda order_id: payment_failed_job(order_id, "user-1", "card_declined")),
+    ],
+)
+async def test_an_ended_order_that_nobody_was_told_of_gets_its_notification(
+    resources, place, redis, sql, status, job_of
+):
+    receipt = await place()
+    await lose_all_jobs(redis, resources)
+    await sql.execute("UPDATE orders SET status = $1", status)
+    await sql.execute("UPDATE payments SET decline_reason = 'card_declined'")
+
+    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
+    assert await resources.queues.states([job_of(str(receipt.order_id))]) == [JobState.LIVE]
+
+
+async def test_an_order_whose_customer_was_told_is_left_alone(resources, place, redis, sql):
+    await place()
+    await lose_all_jobs(redis, resources)
+    await sql.execute("UPDATE orders SET status = 'confirmed', notified_at = now()")
+    assert await run(resources) == reconcile.Counts()
+
+
+async def test_a_kept_failed_job_runs_again_with_its_attempts_anew(resources, place, redis):
+    receipt = await place()
+    job = payment_job_of(receipt)
+    prefix = f"{resources.settings.queue_prefix}:payment-processing"
+    await redis.zrem(f"{prefix}:prioritized", job.job_id)
+    await redis.zadd(f"{prefix}:failed", {job.job_id: 1})
+    await redis.hset(f"{prefix}:{job.job_id}", mapping={"atm": 3, "failedReason": "HTTP 503"})
+
+    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_retried=1)
+
+    again = await resources.queues.queue("payment-processing").getJob(job.job_id)
+    assert (again.attemptsMade, again.failedReason) == (0, None)
+    assert await redis.zscore(f"{prefix}:prioritized", job.job_id) is not None
+
+
+async def test_an_order_that_just_moved_is_given_time(resources, place, redis):
+    await place()
+    await lose_all_jobs(redis, resources)
+    counts = await run_once(db=resources.db, queues=resources.queues, grace_ms=60_000)
+    assert counts == reconcile.Counts()
+
+
+async def test_every_page_is_looked_at(resources, place, redis, monkeypatch):
+    monkeypatch.setattr(reconcile, "PAGE_SIZE", 3)
+    for _ in range(7):
+        await place()
+    await lose_all_jobs(redis, resources)
+    assert await run(resources) == reconcile.Counts(unsettled=7, jobs_added=7)
+
+
+async def test_expired_idempotency_keys_are_purged(resources, sql):
+    await sql.execute(
+        """INSERT INTO idempotency_keys (user_id, key, fingerprint, answer, expires_at)
+           VALUES ('u', 'old', '', '{}', now() - interval '1 s'),
+                  ('u', 'new', '', '{}', now() + interval '1 h')"""
+    )
+    assert (await run(resources)).keys_purged == 1
+    assert await sql.fetchval("SELECT key FROM idempotency_keys") == "new"

@@ -1,0 +1,26 @@
+"""The order worker: reconciliation, and whatever else an order needs by the clock."""
+
+from typing import Any
+
+from orderflow.bull.queues import Schedule
+from orderflow.contract import CONCURRENCY, JobName, Payload, QueueName
+from orderflow.processor import QueueWorker
+from orderflow.reconcile import run_once
+from orderflow.resources import Resources
+
+worker = QueueWorker(
+    QueueName.ORDERS,
+    CONCURRENCY[QueueName.ORDERS],
+    schedules=lambda settings: (Schedule(JobName.RECONCILE, settings.reconcile_interval_ms),),
+)
+
+
+@worker.handles(JobName.RECONCILE, Payload)
+async def reconcile(_job: Payload, resources: Resources) -> dict[str, Any]:
+    """Put back the jobs that unsettled orders need and the queues lack."""
+    counts = await run_once(
+        db=resources.db,
+        queues=resources.queues,
+        grace_ms=resources.settings.reconcile_grace_ms,
+    )
+    return counts.to_json()

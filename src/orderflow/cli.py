@@ -144,3 +144,7 @@ def _fail(reason: str) -> NoReturn:
 def main() -> None:
     """Run the command line."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
 
 from orderflow.bull.queues import Schedule
+from orderflow.bull.worker import Delivery
 from orderflow.errors import (
     AmountMismatch,
     GatewayRefused,
@@ -52,17 +53,6 @@ Handler = Callable[[P, Resources], Awaitable[Result]]
 
 class JobInterrupted(Exception):
     """The handler was cancelled from within; the job is tried again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One delivery of a job: what a worker was handed, whoever added it."""
-
-    queue: str
-    name: str
-    job_id: str
-    data: Any
-    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from orderflow.processor import Delivery, QueueWorker
+from orderflow.bull.worker import Delivery
+from orderflow.processor import QueueWorker
 from orderflow.resources import Resources
 from orderflow.worker import load_worker
 

@@ -16,13 +16,12 @@ from typing import Annotated, Any
 import structlog
 import typer
 import uvloop
-from bullmq import Job
 from redis.exceptions import RedisError
 
-from orderflow.bull.worker import run_worker
+from orderflow.bull.worker import Delivery, run_worker
 from orderflow.errors import InvalidSettings, InvalidWorker, UnknownWorker
 from orderflow.logs import configure_logs
-from orderflow.processor import Delivery, QueueWorker
+from orderflow.processor import QueueWorker
 from orderflow.resources import Resources, open_resources
 from orderflow.settings import Settings, load_settings
 
@@ -84,8 +83,8 @@ async def serve(worker: QueueWorker, concurrency: int, settings: Settings) -> No
     _stop_on_signals(stop)
     async with open_resources(settings) as resources:
 
-        async def process(job: Job) -> dict[str, Any]:
-            return await worker.process(_delivery(worker.queue, job), resources)
+        async def process(delivery: Delivery) -> dict[str, Any]:
+            return await worker.process(delivery, resources)
 
         log.info("worker started", queue=worker.queue, concurrency=concurrency)
         async with asyncio.TaskGroup() as group:
@@ -93,16 +92,6 @@ async def serve(worker: QueueWorker, concurrency: int, settings: Settings) -> No
             await run_worker(worker.queue, process, concurrency, settings, stop)
             keeper.cancel()
     log.info("worker stopped", queue=worker.queue)
-
-
-def _delivery(queue: str, job: Job) -> Delivery:
-    return Delivery(
-        queue=queue,
-        name=job.name,
-        job_id=str(job.id),
-        data=job.data,
-        attempt=job.attemptsMade + 1,
-    )
 
 
 async def _keep_schedules(worker: QueueWorker, resources: Resources) -> None:

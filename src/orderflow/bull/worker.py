@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -19,7 +20,19 @@ _RETRY_DELAY_MS = 1_000
 #: What closing may take after the drain; with Redis away it would take for ever.
 _CLOSE_TIMEOUT_S = 2.0
 
-Processor = Callable[[Job], Awaitable[dict[str, Any]]]
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One delivery of a job: what a worker was handed, whoever added it."""
+
+    queue: str
+    name: str
+    job_id: str
+    data: Any
+    attempt: int = 1
+
+
+Processor = Callable[[Delivery], Awaitable[dict[str, Any]]]
 
 
 class WorkerEnded(Exception):
@@ -50,7 +63,15 @@ async def run_worker(
 
 def _build(queue: str, processor: Processor, concurrency: int, settings: Settings) -> Worker:
     async def process(job: Job, _token: str) -> dict[str, Any]:
-        return await processor(job)
+        return await processor(
+            Delivery(
+                queue=queue,
+                name=job.name,
+                job_id=str(job.id),
+                data=job.data,
+                attempt=job.attemptsMade + 1,
+            )
+        )
 
     worker = Worker(
         queue,

@@ -1,0 +1,54 @@
+# Everything a newcomer needs: make run, make test. Everything a developer needs: make check.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help run test check format clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends after the first order
+	@$(BIN)/orderflow up $(ARGS)
+
+test: $(VENV)/.dev ## Set up and run all tests
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev ## Format, lint, types, import rules, dead links
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/check_links.py
+
+format: $(VENV)/.dev ## Rewrite the code in its one format
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean: ## Remove what make made, but not the data in .orderflow
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "orderflow needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+# pip's own lines are the progress that is shown; what is there already is not worth one.
+define install
+	@echo "Installing orderflow$(1); the first time takes about a minute"
+	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.$(1)' \
+		| { grep --line-buffered -E '^(Collecting|Installing|Successfully)' || true; }
+	@touch $@
+endef
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	$(call install,[sandbox])
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(call install,[dev])

@@ -1,0 +1,246 @@
+"""`orderflow up` and `make run`, as a newcomer uses them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from tests.conftest import Program, start_program, wait_until
+
+from orderflow.sandbox.servers import free_port
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Return the command lines of processes that work in, or on, this folder."""
+    lines = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if str(folder) in command:
+            lines.append(command)
+    return lines
+
+
+def ports() -> dict[str, str]:
+    names = ("PORT", "EXPORTER_PORT", "SMTP_PORT")
+    return {name: str(free_port()) for name in names}
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Program]:
+    program = start_program(
+        tmp_path / "up.log",
+        *("orderflow.cli", "up", "--data", str(tmp_path / "data")),
+        environment=ports(),
+    )
+    yield program
+    program.process.send_signal(signal.SIGINT)
+    program.process.wait(30)
+
+
+def said(program: Program) -> str:
+    return program.log.read_text()
+
+
+def test_it_runs_until_ctrl_c_and_again_from_the_kept_data(tmp_path: Path, up: Program):
+    wait_until(lambda: "Ctrl-C ends it all" in said(up), "the welcome", 60)
+    steps = re.findall(r"^ +\d+ ms  (\w+)", said(up), re.MULTILINE)
+    assert steps == ["202", "charged", "confirmed", "mailed"]
+    assert re.search(r"mailed +“Your order \S+ is confirmed” to ada@shop.example", said(up))
+
+    [curl] = [line for line in said(up).splitlines() if line.startswith("curl ")]
+    pasted = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True)
+    assert "202" in pasted.stdout.splitlines()[0]
+    [docs] = re.findall(r"API +(http\S+/docs)", said(up))
+    assert httpx.get(docs, trust_env=False).status_code == 200
+    [metrics] = re.findall(r"metrics +(http\S+)", said(up))
+    assert "bullmq_job_count" in httpx.get(metrics, trust_env=False).text
+    # Its own line names the folder; the servers and programs it started do too.
+    assert len(leftovers(tmp_path)) > 3
+
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(40) == 0
+    assert "Stopped." in said(up)
+    assert leftovers(tmp_path) == []
+
+    again = start_program(
+        tmp_path / "again.log",
+        *("orderflow.cli", "up", "--once", "--data", str(tmp_path / "data")),
+        environment=ports(),
+    )
+    assert again.process.wait(60) == 0, said(again)
+    assert "migrated" not in said(again)
+    assert "Catalogue" not in said(again)
+    orders = {re.search(r"order (\S+),", said(program))[1] for program in (up, again)}
+    assert len(orders) == 2
+    assert leftovers(tmp_path) == []
+
+
+def test_servers_that_are_named_are_used(tmp_path: Path, settings):
+    program = start_program(
+        tmp_path / "up.log",
+        *("orderflow.cli", "up", "--once", "--data", str(tmp_path / "data")),
+        environment=ports()
+        | {
+            "REDIS_URL": settings.redis_dsn,
+            "DATABASE_URL": settings.database_dsn,
+            "QUEUE_PREFIX": settings.queue_prefix,
+        },
+    )
+    assert program.process.wait(60) == 0, said(program)
+    assert "Using the Redis that the settings name" in said(program)
+    assert "Using the PostgreSQL that DATABASE_URL names" in said(program)
+    assert not (tmp_path / "data" / "redis").exists()
+
+
+def test_a_server_that_is_named_but_away_is_told(tmp_path: Path):
+    program = start_program(
+        tmp_path / "up.log",
+        *("orderflow.cli", "up", "--once", "--data", str(tmp_path / "data")),
+        environment=ports() | {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:9/d"},
+    )
+    assert program.process.wait(60) == 1
+    assert "PostgreSQL does not answer: ConnectionRefusedError" in said(program)
+    assert "Traceback" not in said(program)
+    assert "hunter2" not in said(program)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_port_that_is_taken(tmp_path: Path):
+    """One that was asked for is told; a usual one is replaced by another."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        asked_for = start_program(
+            tmp_path / "asked.log",
+            *("orderflow.cli", "up", "--once", "--data", str(tmp_path / "data")),
+            environment=ports() | {"PORT": port},
+        )
+        assert asked_for.process.wait(60) == 1
+        assert f"PORT: port {port} is taken; choose another" in said(asked_for)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", 8000))
+        listener.listen()
+    except OSError:
+        listener.close()  # someone else has it already, which does as well
+    usual = start_program(
+        tmp_path / "usual.log",
+        *("orderflow.cli", "up", "--once", "--data", str(tmp_path / "data")),
+        environment={name: port for name, port in ports().items() if name != "PORT"},
+    )
+    assert usual.process.wait(60) == 0, said(usual)
+    assert "Port 8000 is taken, so PORT is" in said(usual)
+    listener.close()
+
+
+def test_a_process_that_dies_ends_it_with_the_reason(tmp_path: Path, up: Program):
+    wait_until(lambda: "Ctrl-C ends it all" in said(up), "the welcome", 60)
+    children = psutil.Process(up.process.pid).children()
+    [exporter] = [child for child in children if "orderflow.exporter" in child.cmdline()]
+    exporter.kill()
+    assert up.process.wait(40) == 1
+    assert "exporter ended with status -9" in said(up)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a person who clones this would have: the tracked files, as they are now."""
+    folder = tmp_path_factory.mktemp("clone") / "orderflow"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        copy = folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((REPOSITORY / name).read_bytes())
+        copy.chmod((REPOSITORY / name).stat().st_mode)
+    return folder
+
+
+def test_make_run_in_a_fresh_clone(clone: Path):
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("VIRTUAL_ENV")
+    }
+    made = subprocess.run(
+        ["make", "run", "ARGS=--once", f"PYTHON={sys.base_prefix}/bin/python3"],
+        cwd=clone,
+        env=environment | ports(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "Installing" in made.stdout
+    assert re.search(r"mailed +“Your order", made.stdout)
+    assert leftovers(clone) == []
+
+
+def test_an_installed_wheel_works_from_an_empty_folder(clone: Path, tmp_path: Path, settings):
+    built = tmp_path / "built"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-q", "-w", str(built), str(clone)], check=True)
+    [wheel] = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "orderflow/workers/payment.py" in names
+    assert "orderflow/Procfile" in names
+    assert not [name for name in names if "tests" in name or ".env" in name]
+
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    constraints = str(clone / "constraints.txt")
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "-q", "-c", constraints, str(wheel)],
+        check=True,
+        env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": settings.database_dsn,
+        "REDIS_URL": settings.redis_dsn,
+    }
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            args, cwd=empty, env=environment, capture_output=True, text=True, check=False
+        )
+
+    orderflow = str(python.with_name("orderflow"))
+    assert run(orderflow, "--help").returncode == 0
+    assert run(orderflow, "migrate").stdout == "the schema is up to date: 0001\n"
+    unknown = run(str(python), "-m", "orderflow.worker", "nope")
+    assert unknown.returncode == 2
+    assert unknown.stderr.endswith("these exist: notification, order, payment.\n")
+    sandbox = run(orderflow, "up", "--once")
+    assert sandbox.returncode == 2
+    assert sandbox.stderr.endswith("is missing: pip install 'orderflow[sandbox]'\n")
+    worker = subprocess.Popen(
+        [str(python), "-m", "orderflow.worker", "payment", "--concurrency", "10"],
+        cwd=empty,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "worker started" in worker.stderr.readline()
+    worker.terminate()
+    assert worker.wait(30) == 0
+    worker.stderr.close()

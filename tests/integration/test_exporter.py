@@ -1,0 +1,114 @@
+"""The exporter as a process, scraped as Prometheus does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
+from tests.conftest import start_program, wait_until
+
+from orderflow.sandbox.servers import free_port, port_is_taken, start_redis
+
+QUEUES = {"payment-processing", "notifications", "order-processing"}
+STATES = {"waiting", "active", "completed", "failed", "delayed", "paused", "waiting-children"}
+
+
+@pytest.fixture
+def exporter(redis_server, settings, tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    program = start_program(
+        tmp_path / "exporter.log",
+        "orderflow.exporter",
+        environment={
+            "REDIS_URL": redis_server.url,
+            "QUEUE_PREFIX": settings.queue_prefix,
+            "EXPORTER_PORT": str(port),
+        },
+    )
+    wait_until(lambda: port_is_taken(port), "the exporter")
+    yield f"http://127.0.0.1:{port}/metrics"
+    assert program.stop() == 0
+
+
+def scrape(url: str) -> dict[str, dict[tuple[str, ...], float]]:
+    text = httpx.get(url, trust_env=False).raise_for_status().text
+    return {
+        family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
+        for family in text_string_to_metric_families(text)
+    }
+
+
+def test_every_queue_has_every_state(exporter):
+    metrics = scrape(exporter)
+    assert metrics["orderflow_redis_up"] == {(): 1}
+    counts = metrics["bullmq_job_count"]
+    assert set(counts) == {(queue, state) for queue in QUEUES for state in STATES}
+    assert set(counts.values()) == {0}
+
+
+def test_each_state_counts_its_own_jobs(exporter, redis_server, settings):
+    prefix = f"{settings.queue_prefix}:payment-processing"
+    with Redis.from_url(redis_server.url) as redis:
+        redis.rpush(f"{prefix}:wait", "a")
+        redis.zadd(f"{prefix}:prioritized", {"b": 1, "c": 2})
+        redis.rpush(f"{prefix}:active", "d", "e")
+        redis.zadd(f"{prefix}:completed", {"f": 1})
+        redis.zadd(f"{prefix}:failed", {str(number): 1 for number in range(4)})
+        redis.zadd(f"{prefix}:delayed", {str(number): 1 for number in range(5)})
+        redis.rpush(f"{prefix}:paused", *"ghijkl")
+    counts = scrape(exporter)["bullmq_job_count"]
+    assert {state: counts["payment-processing", state] for state in STATES} == {
+        "waiting": 3,
+        "active": 2,
+        "completed": 1,
+        "failed": 4,
+        "delayed": 5,
+        "paused": 6,
+        "waiting-children": 0,
+    }
+    assert counts["notifications", "waiting"] == 0
+
+
+async def test_a_checkout_is_seen_waiting(exporter, place):
+    await place()
+    assert scrape(exporter)["bullmq_job_count"]["payment-processing", "waiting"] == 1
+
+
+def test_unknown_is_not_none(tmp_path: Path):
+    """While Redis is away there is no count at all, and it comes back with it."""
+    redis_port, port = free_port(), free_port()
+    program = start_program(
+        tmp_path / "exporter.log",
+        "orderflow.exporter",
+        environment={"REDIS_PORT": str(redis_port), "EXPORTER_PORT": str(port)},
+    )
+    try:
+        wait_until(lambda: port_is_taken(port), "the exporter")
+        url = f"http://127.0.0.1:{port}/metrics"
+        assert scrape(url) == {"orderflow_redis_up": {(): 0}}
+        redis = start_redis(tmp_path / "redis", redis_port)
+        try:
+            assert scrape(url)["orderflow_redis_up"] == {(): 1}
+            assert len(scrape(url)["bullmq_job_count"]) == len(QUEUES) * len(STATES)
+        finally:
+            redis.stop()
+        assert scrape(url) == {"orderflow_redis_up": {(): 0}}
+    finally:
+        assert program.stop() == 0
+
+
+def test_a_taken_port_is_told_by_its_setting(redis_server, tmp_path: Path):
+    program = start_program(
+        tmp_path / "exporter.log",
+        "orderflow.exporter",
+        environment={"EXPORTER_PORT": str(redis_server.port)},
+    )
+    assert program.process.wait(30) == 2
+    said = program.log.read_text()
+    assert said == (
+        f"EXPORTER_PORT: cannot listen on 127.0.0.1:{redis_server.port}: Address already in use\n"
+    )

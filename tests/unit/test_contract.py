@@ -1,0 +1,149 @@
+"""The contract, value by value: a change here is a change for every Node service."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from orderflow.contract import (
+    CONCURRENCY,
+    JOB_OPTIONS,
+    JobName,
+    OrderConfirmationJob,
+    PaymentJob,
+    PaymentMethod,
+    Priorities,
+    Priority,
+    QueueName,
+    gateway_key,
+    job_id,
+    order_confirmation_job,
+    payment_failed_job,
+    payment_job,
+    row_id,
+)
+
+PAYMENT = "01890a5d-ac96-774b-bcce-b302099a8057"
+ORDER = "01890a5d-ac96-774b-bcce-b302099a8058"
+
+
+def test_the_names_are_those_of_the_node_design():
+    assert [queue.value for queue in QueueName] == [
+        "payment-processing",
+        "notifications",
+        "order-processing",
+    ]
+    assert [name.value for name in JobName] == [
+        "process-payment",
+        "order-confirmation",
+        "payment-failed",
+        "reconcile",
+    ]
+    assert [method.value for method in PaymentMethod] == ["card", "online", "wallet", "cash"]
+    assert list(CONCURRENCY.values()) == [10, 20, 5]
+
+
+def test_the_job_options_are_those_of_the_node_design():
+    assert JOB_OPTIONS.to_bullmq() == {
+        "attempts": 3,
+        "backoff": {"type": "exponential", "delay": 2000},
+        "removeOnComplete": {"age": 3600, "count": 1000},
+        "removeOnFail": {"age": 86400},
+    }
+
+
+def test_the_priorities_are_named_and_numbered():
+    usual, old_node = Priorities(), Priorities(20, 10, 1)
+    assert [usual.number(priority) for priority in Priority] == [1, 10, 20]
+    assert [old_node.number(priority) for priority in Priority] == [20, 10, 1]
+
+
+def test_the_payment_job():
+    job = payment_job(PAYMENT, ORDER, "card", Decimal("12.30"))
+    assert (job.queue, job.name, job.priority) == ("payment-processing", "process-payment", "high")
+    assert job.job_id == f"payment-{PAYMENT}"
+    assert job.data.to_json() == {
+        "paymentId": PAYMENT,
+        "orderId": ORDER,
+        "paymentData": {"method": "card", "amount": "12.30"},
+    }
+
+
+def test_the_notification_jobs():
+    confirmation = order_confirmation_job(ORDER, "user-1")
+    assert (confirmation.queue, confirmation.name, confirmation.priority) == (
+        "notifications",
+        "order-confirmation",
+        "high",
+    )
+    assert confirmation.job_id == f"order-confirmation-{ORDER}"
+    assert confirmation.data.to_json() == {"orderId": ORDER, "userId": "user-1"}
+    failed = payment_failed_job(ORDER, "user-1", "card_declined")
+    assert (failed.name, failed.priority) == ("payment-failed", "medium")
+    assert failed.job_id == f"payment-failed-{ORDER}"
+    assert failed.data.to_json() == {
+        "orderId": ORDER,
+        "userId": "user-1",
+        "reason": "card_declined",
+    }
+
+
+@pytest.mark.parametrize(
+    ("amount", "read"),
+    [(19.99, "19.99"), ("19.99", "19.99"), (20, "20"), (0.1, "0.1"), (1e9, "1000000000.0")],
+)
+def test_amounts_are_read_as_node_writes_them(amount, read):
+    job = PaymentJob.model_validate(
+        {"paymentId": 1, "orderId": "o", "paymentData": {"method": "card", "amount": amount}}
+    )
+    assert job.payment_data.amount == Decimal(read)
+    assert (job.payment_id, job.order_id) == ("1", "o")
+
+
+@pytest.mark.parametrize("amount", [-1, "1.001", "NaN", "1e11", None, True, "", {}])
+def test_amounts_that_are_no_money_are_refused(amount):
+    with pytest.raises(ValidationError, match="amount"):
+        PaymentJob.model_validate(
+            {"paymentId": 1, "orderId": 2, "paymentData": {"method": "card", "amount": amount}}
+        )
+
+
+@pytest.mark.parametrize("order_id", [None, "", True, 1.5, [], "x" * 256])
+def test_ids_are_text_or_whole_numbers(order_id):
+    with pytest.raises(ValidationError, match="orderId"):
+        OrderConfirmationJob.model_validate({"orderId": order_id})
+
+
+def test_a_uuid_is_its_own_row_id():
+    assert row_id(PAYMENT) == UUID(PAYMENT)
+    assert row_id(PAYMENT.upper()) == UUID(PAYMENT)
+
+
+@given(st.text(min_size=1, max_size=255))
+def test_any_other_id_has_one_row_id_and_keeps_it(foreign):
+    assert row_id(foreign) == row_id(foreign)
+    assert row_id(foreign) != row_id(foreign + "'")
+
+
+@pytest.mark.parametrize("spelling", ["{%s}", "urn:uuid:%s"])
+def test_another_spelling_of_a_uuid_is_another_id(spelling):
+    # A Node producer would see two different strings, and so must we.
+    assert row_id(spelling % PAYMENT) != UUID(PAYMENT)
+
+
+def test_job_ids_hold_no_colon():
+    assert job_id("payment", "42") == "payment-42"
+    assert job_id("payment", "a:b") == f"payment-{row_id('a:b')}"
+
+
+@given(st.text(min_size=1, max_size=255))
+def test_a_gateway_key_fits_into_a_header(foreign):
+    key = gateway_key(foreign)
+    assert key.isascii()
+    assert key.isprintable()
+    assert key == (foreign if foreign.isascii() and foreign.isprintable() else str(row_id(foreign)))

@@ -37,15 +37,13 @@ log = structlog.get_logger(__name__)
 MAX_TOTAL = Decimal("9999999999.99")
 
 #: Text of a customer: PostgreSQL keeps no NUL, and no line of ours wants a control character.
-_LINE = r"^[^\x00-\x1f\x7f]*$"
+_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_LINE)]
 Sku = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_LINE)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel)
 
 
 class CheckoutItem(_Body):

@@ -14,7 +14,7 @@ from orderflow.errors import DatabaseUnavailable
 
 QUERIES = load_queries()
 
-#: What asyncpg raises when PostgreSQL is away, starting, stopping, full or too slow.
+#: What asyncpg raises when PostgreSQL is away, starting, stopping, full, too slow or a standby.
 _AWAY = (
     OSError,
     TimeoutError,
@@ -22,6 +22,7 @@ _AWAY = (
     asyncpg.InterfaceError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
 )
 
 

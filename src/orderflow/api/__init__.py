@@ -1,0 +1,1 @@
+"""The HTTP API: checkout, orders, health and their reference, on Starlette."""

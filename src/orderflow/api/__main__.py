@@ -1,0 +1,63 @@
+"""Serve the API: `python -m orderflow.api`."""
+
+from __future__ import annotations
+
+import math
+import signal
+import socket
+import sys
+
+import typer
+import uvicorn
+
+from orderflow.api.auth import check_authentication
+from orderflow.errors import InvalidSettings
+from orderflow.logs import configure_logs
+from orderflow.settings import load_settings
+
+
+def serve() -> None:
+    """Serve the API on HOST and PORT with WEB_CONCURRENCY processes, until SIGTERM or Ctrl-C.
+
+    Exit status: 0 stopped, 1 the port cannot be used, 2 a wrong setting.
+    """
+    try:
+        settings = load_settings()
+        check_authentication(settings)
+    except InvalidSettings as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    configure_logs(settings.log_format, settings.log_level)
+    _check_port(settings.host, settings.port)
+    # uvicorn drains, and then raises the signal that it caught once more: a stop is no fault.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
+        # By name, since each process makes its own app, and sets up its own logs.
+        "orderflow.api.app:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.web_concurrency,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_ms / 1000),
+    )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Exit with one plain line if the port is taken, before uvicorn says it in several."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        typer.echo(f"cannot listen on HOST {host}, PORT {port}: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    typer.run(serve)

@@ -1,0 +1,66 @@
+"""The Starlette app: its routes, its middleware, and what it opens and closes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from orderflow.api.auth import check_authentication, open_tokens
+from orderflow.api.checkout import post_checkout
+from orderflow.api.docs import get_docs, get_docs_style
+from orderflow.api.headers import SafeHeaders
+from orderflow.api.health import livez, readyz
+from orderflow.api.limits import BodyLimit
+from orderflow.api.openapi import get_openapi
+from orderflow.api.orders import get_order, list_orders
+from orderflow.api.problems import ProblemAnswers, answer_error
+from orderflow.api.state import State
+from orderflow.logs import configure_logs
+from orderflow.resources import open_resources
+from orderflow.settings import Settings, load_settings
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """Return the app. Without `settings` it reads them and sets up the logs, as a server's worker.
+
+    Raises InvalidSettings.
+    """
+    if settings is None:
+        settings = load_settings()
+        configure_logs(settings.log_format, settings.log_level)
+    check_authentication(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_resources(settings) as resources, open_tokens(settings) as tokens:
+            app.state.shared = State(resources, tokens)
+            yield
+
+    app = Starlette(
+        routes=[
+            Route("/checkout", post_checkout, methods=["POST"]),
+            Route("/orders", list_orders),
+            Route("/orders/{order_id}", get_order),
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/openapi.json", get_openapi),
+            Route("/docs", get_docs),
+            Route("/docs/style.css", get_docs_style),
+        ],
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(ProblemAnswers),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+        # What the router raises never reaches the middleware: Starlette answers it before.
+        exception_handlers={HTTPException: answer_error},
+        lifespan=lifespan,
+    )
+    # A redirect would be an answer that the reference does not know.
+    app.router.redirect_slashes = False
+    return app

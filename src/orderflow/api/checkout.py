@@ -1,0 +1,129 @@
+"""POST /checkout: read the request strictly, place the order, answer 202."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from orderflow.api.faults import Fault, faults_of, json_pointer
+from orderflow.api.problems import Kind, Problem, problem_of
+from orderflow.api.state import state_of
+from orderflow.checkout import Checkout, IdempotencyKey, place_order
+from orderflow.errors import OutOfStock, UnknownProducts
+from orderflow.settings import Settings
+
+MAX_KEY = 255
+
+_JSON_TYPE = re.compile(r"application/(json|[^\s/;]+\+json)")
+#: A structured field string (RFC 9651): only a quote and a backslash may be, and must be, escaped.
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
+
+
+async def post_checkout(request: Request) -> Response:
+    """Place an order for the caller, or answer again what the same request was answered before."""
+    state = state_of(request)
+    resources = state.resources
+    user = await state.tokens.user(request.headers)
+    key = read_idempotency_key(request.headers, resources.settings)
+    checkout = await _read_checkout(request)
+    try:
+        receipt = await place_order(
+            checkout, user.id, key, db=resources.db, queues=resources.queues
+        )
+    except (UnknownProducts, OutOfStock) as error:
+        raise problem_of(error, checkout) from error
+    headers = {"Location": f"/orders/{receipt.order_id}"}
+    if receipt.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return JSONResponse(receipt.to_json(), 202, headers)
+
+
+def read_idempotency_key(headers: Headers, settings: Settings) -> IdempotencyKey | None:
+    """Return the request's Idempotency-Key, if it has one; quoted or bare it is the same key.
+
+    Raises Problem if it is not usable, or missing where one is required.
+    """
+    given = headers.getlist("idempotency-key")
+    if not given:
+        if settings.idempotency_key_required:
+            raise _invalid_key("required", "This shop takes no checkout without one.")
+        return None
+    if len(given) > 1:
+        raise _invalid_key("once", "The header may be sent only once.")
+    key = given[0].strip(" \t")
+    if key.startswith('"'):
+        quoted = _QUOTED.fullmatch(key)
+        if quoted is None:
+            raise _invalid_key(
+                "structured-field-string", 'A quoted key ends with its quote; \\ and " are escaped.'
+            )
+        key = re.sub(r"\\(.)", r"\1", quoted[1])
+    if not 1 <= len(key) <= MAX_KEY:
+        raise _invalid_key(f"length 1..{MAX_KEY}", f"The key has 1 to {MAX_KEY} characters.")
+    if not _PRINTABLE.fullmatch(key):
+        raise _invalid_key("printable-ascii", "The key has printable ASCII characters only.")
+    return IdempotencyKey(key, settings.idempotency_ttl_s)
+
+
+def _invalid_key(rule: str, detail: str) -> Problem:
+    return Problem(
+        Kind.INVALID_HEADER,
+        f"Idempotency-Key: {detail}",
+        faults=[Fault("Idempotency-Key", rule, detail)],
+    )
+
+
+async def _read_checkout(request: Request) -> Checkout:
+    """Read the body. Raises Problem that tells all of its faults at once."""
+    _check_media_type(request.headers.get("content-type", ""))
+    body = await request.body()
+    try:
+        checkout = Checkout.model_validate_json(body)
+    except ValidationError as error:
+        raise _invalid_body(error) from None
+    _check_names_are_unique(body)
+    return checkout
+
+
+def _check_media_type(content_type: str) -> None:
+    media_type = content_type.partition(";")[0].strip().lower()
+    if not _JSON_TYPE.fullmatch(media_type):
+        detail = "Send `Content-Type: application/json`."
+        raise Problem(
+            Kind.UNSUPPORTED_MEDIA_TYPE,
+            detail,
+            faults=[Fault("Content-Type", "application/json", detail)],
+            headers={"Accept": "application/json"},
+        )
+
+
+def _invalid_body(error: ValidationError) -> Problem:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return Problem(Kind.NOT_JSON, first["msg"])
+    faults = faults_of(error, json_pointer)
+    detail = "1 part is not valid." if len(faults) == 1 else f"{len(faults)} parts are not valid."
+    return Problem(Kind.INVALID_BODY, detail, faults=faults)
+
+
+def _check_names_are_unique(body: bytes) -> None:
+    """Refuse an object that names a member twice: readers differ in which of the two they take."""
+    repeated: list[str] = []
+
+    def read(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        unique = dict(members)
+        if len(unique) < len(members):
+            names = [name for name, _ in members]
+            repeated.extend(name for name in unique if names.count(name) > 1)
+        return unique
+
+    json.loads(body, object_pairs_hook=read)
+    if repeated:
+        raise Problem(Kind.NOT_JSON, f"Named twice in one object: {', '.join(repeated)}.")

@@ -1,0 +1,201 @@
+"""The OpenAPI 3.1 document of the API, at /openapi.json. The page /docs is made from it."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from orderflow import __version__
+from orderflow.api.checkout import MAX_KEY
+from orderflow.api.operations import Json, Operation, answer, content, header, query
+from orderflow.api.orders import DEFAULT_LIMIT, MAX_LIMIT
+from orderflow.api.problems import Kind
+from orderflow.api.schemas import (
+    CHECKOUT_EXAMPLE,
+    ORDER_EXAMPLE,
+    ORDER_PAGE_EXAMPLE,
+    READINESS_EXAMPLE,
+    RECEIPT_EXAMPLE,
+    UNREADINESS_EXAMPLE,
+    schemas,
+)
+from orderflow.orders import OrderStatus
+
+_SIGNED_IN = (Kind.UNAUTHENTICATED, Kind.SIGNING_KEYS_UNAVAILABLE)
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": f"Names this request: 1 to {MAX_KEY} printable ASCII characters, bare or as a "
+    "quoted string. The shop may require it.",
+    "schema": {"type": "string"},
+    "example": '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
+}
+
+_POST_CHECKOUT = Operation(
+    id="postCheckout",
+    tag="checkout",
+    summary="Place an order",
+    description="Writes the order and answers; its payment is taken in the background. With an "
+    "`Idempotency-Key` a request may be sent again, whatever came of it: it makes one order.",
+    parameters=[_IDEMPOTENCY_KEY],
+    body=content("Checkout", CHECKOUT_EXAMPLE),
+    answers={
+        "202": {
+            **answer("The order is kept.", "Receipt", RECEIPT_EXAMPLE),
+            "headers": {
+                "Location": header("The order's path", format="uri-reference"),
+                "Idempotent-Replayed": header(
+                    "Only on the answer to a request that was answered before", const="true"
+                ),
+            },
+        }
+    },
+    problems=(
+        *_SIGNED_IN,
+        Kind.NOT_JSON,
+        Kind.INVALID_HEADER,
+        Kind.OUT_OF_STOCK,
+        Kind.IDEMPOTENCY_KEY_IN_FLIGHT,
+        Kind.BODY_TOO_LARGE,
+        Kind.UNSUPPORTED_MEDIA_TYPE,
+        Kind.INVALID_BODY,
+        Kind.UNKNOWN_PRODUCTS,
+        Kind.MIXED_CURRENCIES,
+        Kind.TOTAL_TOO_LARGE,
+        Kind.IDEMPOTENCY_KEY_REUSED,
+        Kind.DATABASE_UNAVAILABLE,
+    ),
+)
+
+_LIST_ORDERS = Operation(
+    id="listOrders",
+    tag="orders",
+    summary="List orders",
+    description="Your own orders, newest first. Admins see everybody's.",
+    parameters=[
+        query("status", "Only orders in this status", enum=[str(status) for status in OrderStatus]),
+        query(
+            "limit",
+            "Orders on a page",
+            type="integer",
+            minimum=1,
+            maximum=MAX_LIMIT,
+            default=DEFAULT_LIMIT,
+        ),
+        query("cursor", "The `nextCursor` of the page before"),
+    ],
+    answers={"200": answer("A page of orders.", "OrderPage", ORDER_PAGE_EXAMPLE)},
+    problems=(*_SIGNED_IN, Kind.INVALID_QUERY, Kind.DATABASE_UNAVAILABLE),
+)
+
+_GET_ORDER = Operation(
+    id="getOrder",
+    tag="orders",
+    summary="See one order",
+    description="Your own order; admins see every order, an adopted one by its producer's id too.",
+    parameters=[
+        {
+            "name": "orderId",
+            "in": "path",
+            "required": True,
+            "description": "The `orderId` of the receipt",
+            "schema": {"type": "string"},
+            "example": ORDER_EXAMPLE["orderId"],
+        }
+    ],
+    answers={"200": answer("The order.", "Order", ORDER_EXAMPLE)},
+    problems=(*_SIGNED_IN, Kind.ORDER_NOT_FOUND, Kind.DATABASE_UNAVAILABLE),
+)
+
+_LIVEZ = Operation(
+    id="getLiveness",
+    tag="health",
+    summary="Is the process alive?",
+    description="Answers as long as the process does. It asks no server.",
+    answers={"200": answer("It is.", "Liveness", {"status": "ok"})},
+    public=True,
+)
+
+_READYZ = Operation(
+    id="getReadiness",
+    tag="health",
+    summary="Can checkouts be taken?",
+    description="Asks PostgreSQL and Redis, for one second at most. Without Redis they can be.",
+    answers={
+        "200": answer("They can.", "Readiness", READINESS_EXAMPLE),
+        "503": answer("PostgreSQL does not answer.", "Readiness", UNREADINESS_EXAMPLE),
+    },
+    public=True,
+)
+
+
+def _page(operation_id: str, summary: str, media_type: str, kind: str = "string") -> Operation:
+    page = {"description": summary, "content": {media_type: {"schema": {"type": kind}}}}
+    return Operation(
+        id=operation_id,
+        tag="reference",
+        summary=summary,
+        description=f"As `{media_type}`.",
+        answers={"200": page},
+        public=True,
+    )
+
+
+_PATHS = {
+    "/checkout": {"post": _POST_CHECKOUT},
+    "/orders": {"get": _LIST_ORDERS},
+    "/orders/{orderId}": {"get": _GET_ORDER},
+    "/livez": {"get": _LIVEZ},
+    "/readyz": {"get": _READYZ},
+    "/openapi.json": {"get": _page("getOpenapi", "This document", "application/json", "object")},
+    "/docs": {"get": _page("getDocs", "This document as a page to read", "text/html")},
+    "/docs/style.css": {"get": _page("getDocsStyle", "The looks of the page", "text/css")},
+}
+
+_INFO = {
+    "title": "orderflow",
+    "version": __version__,
+    "summary": "Order processing: every checkout is carried to its end.",
+    "description": "Takes checkouts and tells how orders go. A checkout that is answered 202 is "
+    "kept and comes to its end in the background. Errors are `application/problem+json`.",
+    "license": {"name": "MIT", "identifier": "MIT"},
+}
+
+_TAGS = [
+    {"name": "checkout", "description": "Placing orders"},
+    {"name": "orders", "description": "Seeing what became of them"},
+    {"name": "health", "description": "For load balancers and orchestrators"},
+    {"name": "reference", "description": "This document and its page"},
+]
+
+_BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "A token of the shop's login. `sub` is the user and `exp` is required; a list "
+    '`roles` with "admin" in it makes an admin.',
+}
+
+
+@cache
+def openapi_document() -> Json:
+    """Return the document, built once."""
+    return {
+        "openapi": "3.1.0",
+        "info": _INFO,
+        "servers": [{"url": "/", "description": "This server"}],
+        "tags": _TAGS,
+        "paths": {
+            path: {method: operation.to_json() for method, operation in methods.items()}
+            for path, methods in _PATHS.items()
+        },
+        "components": {"schemas": schemas(), "securitySchemes": {"bearer": _BEARER}},
+    }
+
+
+async def get_openapi(_request: Request) -> Response:
+    """Answer the document."""
+    return JSONResponse(openapi_document(), headers={"Cache-Control": "no-cache"})

@@ -1,0 +1,154 @@
+"""GET /orders and GET /orders/{id}: customers see their own orders, admins everybody's."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from orderflow.api.auth import User
+from orderflow.api.faults import Fault, faults_of, parameter_name
+from orderflow.api.problems import Kind, Problem
+from orderflow.api.state import state_of
+from orderflow.contract import row_id
+from orderflow.db import Database
+from orderflow.errors import OrderNotFound
+from orderflow.orders import Item, Order, OrderStatus
+
+MAX_LIMIT = 100
+DEFAULT_LIMIT = 20
+
+
+def encode_cursor(order_id: UUID) -> str:
+    """Return the cursor that goes on after this order."""
+    return base64.urlsafe_b64encode(order_id.bytes).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: object) -> UUID:
+    try:
+        order_id = UUID(bytes=base64.urlsafe_b64decode(f"{cursor}=="))
+    except (ValueError, binascii.Error):
+        order_id = None
+    # base64 is lenient: what does not come out the same was not made here.
+    if order_id is None or encode_cursor(order_id) != cursor:
+        raise PydanticCustomError("cursor", "Send a `nextCursor` of an earlier answer")
+    return order_id
+
+
+class OrdersQuery(BaseModel):
+    """The query of GET /orders."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: OrderStatus | None = None
+    limit: int = Field(default=DEFAULT_LIMIT, ge=1, le=MAX_LIMIT)
+    cursor: Annotated[UUID, BeforeValidator(_decode_cursor)] | None = None
+
+
+async def get_order(request: Request) -> Response:
+    """Answer one order. Somebody else's is answered like one that does not exist."""
+    state = state_of(request)
+    user = await state.tokens.user(request.headers)
+    asked = request.path_params["order_id"]
+    # An id that is no UUID is looked up too: adopted orders keep their producer's id.
+    row = await state.resources.db.fetchrow("find_order", row_id(asked))
+    order = Order.from_row(row) if row else None
+    if order is None or not (user.admin or order.user_id == user.id):
+        raise OrderNotFound(order_id=asked)
+    return JSONResponse(order_json(order, user))
+
+
+async def list_orders(request: Request) -> Response:
+    """Answer a page of orders, newest first, and the cursor of the next page."""
+    state = state_of(request)
+    user = await state.tokens.user(request.headers)
+    query = _read_query(request.query_params)
+    orders = await _fetch_page(state.resources.db, user, query)
+    page = orders[: query.limit]
+    more = len(orders) > query.limit
+    return JSONResponse(
+        {
+            "orders": [order_json(order, user) for order in page],
+            "nextCursor": encode_cursor(page[-1].id) if more else None,
+        }
+    )
+
+
+def _read_query(params: QueryParams) -> OrdersQuery:
+    """Read the query. Raises Problem that tells all of its faults at once."""
+    faults = [
+        Fault(name, "once", "The parameter may be given only once")
+        for name in params
+        if len(params.getlist(name)) > 1
+    ]
+    try:
+        query = OrdersQuery.model_validate(dict(params))
+    except ValidationError as error:
+        faults += faults_of(error, parameter_name)
+    else:
+        if not faults:
+            return query
+    names = ", ".join(dict.fromkeys(fault.field for fault in faults))
+    raise Problem(Kind.INVALID_QUERY, f"These parameters are not valid: {names}.", faults=faults)
+
+
+async def _fetch_page(db: Database, user: User, query: OrdersQuery) -> Sequence[Order]:
+    """Return the page and, if there are more orders, one order of the next page."""
+    args = (query.status, query.cursor, query.limit + 1)
+    if user.admin:
+        rows = await db.fetch("list_orders", *args)
+    else:
+        rows = await db.fetch("list_orders_of_user", *args, user.id)
+    return [Order.from_row(row) for row in rows]
+
+
+def order_json(order: Order, user: User) -> dict[str, Any]:
+    """Return an order as `user` may see it."""
+    body: dict[str, Any] = {
+        "orderId": str(order.id),
+        "status": order.status.value,
+        "total": _money(order.total),
+        "currency": order.currency,
+        "items": [_item_json(item) for item in order.items],
+        "payment": {
+            "paymentId": str(order.payment_id),
+            "method": order.payment_method.value,
+            "status": order.payment_status.value,
+            "declineReason": order.decline_reason,
+        },
+        "contact": {"email": order.email, "phone": order.phone},
+        "shippingAddress": order.shipping_address,
+        "createdAt": _time(order.created_at),
+        "updatedAt": _time(order.updated_at),
+    }
+    if user.admin:
+        body |= {"userId": order.user_id, "source": order.source.value}
+    return body
+
+
+def _item_json(item: Item) -> dict[str, Any]:
+    return {
+        "sku": item.sku,
+        "name": item.name,
+        "quantity": item.quantity,
+        "unitPrice": _money(item.unit_price),
+        "total": _money(item.total),
+    }
+
+
+def _money(amount: Decimal) -> str:
+    return f"{amount:.2f}"
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

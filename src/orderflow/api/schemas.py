@@ -1,0 +1,219 @@
+"""The schemas of the answers, and one example of each. The request's come from its models."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from orderflow.api.problems import Kind
+from orderflow.checkout import Checkout
+from orderflow.contract import PaymentMethod
+from orderflow.orders import OrderStatus, PaymentStatus, Source
+
+Schema = dict[str, Any]
+
+REF = "#/components/schemas/{model}"
+
+_ORDER_ID = "019a1b2c-3d4e-7f60-8a9b-0c1d2e3f4a5b"
+_PAYMENT_ID = "019a1b2c-3d4e-7f60-8a9b-0c1d2e3f4a5c"
+_MONEY = {"type": "string", "pattern": r"^[0-9]+\.[0-9]{2}$", "description": "Two decimals"}
+_CURRENCY = {"type": "string", "pattern": "^[A-Z]{3}$", "description": "ISO 4217"}
+_TIME = {"type": "string", "format": "date-time", "description": "UTC"}
+_UUID = {"type": "string", "format": "uuid"}
+_TEXT = {"type": "string"}
+_MAYBE_TEXT = {"type": ["string", "null"]}
+
+
+def ref(model: str) -> Schema:
+    """Return the reference to a schema of the document."""
+    return {"$ref": REF.format(model=model)}
+
+
+def schemas() -> dict[str, Schema]:
+    """Return every schema of the document by its name."""
+    checkout = Checkout.model_json_schema(by_alias=True, ref_template=REF)
+    return {
+        **_ANSWERS,
+        **{name: _untitled(schema) for name, schema in checkout.pop("$defs").items()},
+        "Checkout": _untitled(checkout),
+    }
+
+
+def _untitled(schema: Any) -> Any:
+    """Drop the titles that pydantic makes from Python's names: they say nothing more."""
+    if isinstance(schema, dict):
+        return {
+            name: _untitled(inner)
+            for name, inner in schema.items()
+            if not (name == "title" and isinstance(inner, str))
+        }
+    return [_untitled(inner) for inner in schema] if isinstance(schema, list) else schema
+
+
+def _values(enum: type[Enum]) -> Schema:
+    return {"type": "string", "enum": [member.value for member in enum]}
+
+
+def _object(
+    description: str, optional: dict[str, Schema] | None = None, **fields: Schema
+) -> Schema:
+    """Return the schema of an object that always has `fields` and sometimes the optional ones."""
+    return {
+        "type": "object",
+        "description": description,
+        "properties": {**fields, **(optional or {})},
+        "required": list(fields),
+    }
+
+
+_ANSWERS: dict[str, Schema] = {
+    "Receipt": _object(
+        "What a checkout is answered with: the order is kept and will come to its end.",
+        orderId=_UUID,
+        paymentId=_UUID,
+        status=_values(OrderStatus),
+        total=_MONEY,
+        currency=_CURRENCY,
+    ),
+    "Order": _object(
+        "An order. `userId` and `source` are there for admins only.",
+        {"userId": _MAYBE_TEXT, "source": _values(Source)},
+        orderId=_UUID,
+        status=_values(OrderStatus),
+        total=_MONEY,
+        currency=_CURRENCY,
+        items={"type": "array", "items": ref("OrderItem")},
+        payment=ref("OrderPayment"),
+        contact=ref("OrderContact"),
+        shippingAddress={"anyOf": [ref("Address"), {"type": "null"}]},
+        createdAt=_TIME,
+        updatedAt=_TIME,
+    ),
+    "OrderItem": _object(
+        "One line of an order: the product as it was named and priced at checkout.",
+        sku=_TEXT,
+        name=_TEXT,
+        quantity={"type": "integer", "minimum": 1},
+        unitPrice=_MONEY,
+        total=_MONEY,
+    ),
+    "OrderPayment": _object(
+        "How an order is paid, and how far that is.",
+        paymentId=_UUID,
+        method=_values(PaymentMethod),
+        status=_values(PaymentStatus),
+        declineReason=_MAYBE_TEXT,
+    ),
+    "OrderContact": _object(
+        "Where the customer is told. An order of another producer may have none.",
+        email=_MAYBE_TEXT,
+        phone=_MAYBE_TEXT,
+    ),
+    "OrderPage": _object(
+        "A page of orders, newest first.",
+        orders={"type": "array", "items": ref("Order")},
+        nextCursor={
+            **_MAYBE_TEXT,
+            "description": "Send it as `cursor` for the next page; null on the last one",
+        },
+    ),
+    "Liveness": _object("The process answers.", status={"const": "ok"}),
+    "Readiness": _object(
+        "Whether checkouts can be taken. They can without Redis: then it is `degraded`.",
+        status={"type": "string", "enum": ["ok", "degraded", "unavailable"]},
+        checks=ref("ServerChecks"),
+    ),
+    "ServerChecks": _object("Each server.", postgres=ref("ServerCheck"), redis=ref("ServerCheck")),
+    "ServerCheck": _object(
+        "How one server is.",
+        {"reason": {"type": "string", "description": "Why it is down"}},
+        status={"type": "string", "enum": ["up", "down"]},
+    ),
+    "Problem": _object(
+        "An error, as RFC 9457 has it. Programs go by `type`; `detail` is for people.",
+        {
+            "errors": {"type": "array", "items": ref("Fault"), "description": "Every fault"},
+            "sku": {"type": "string", "description": "With out-of-stock: the product"},
+        },
+        type={"type": "string", "enum": [kind.urn for kind in Kind]},
+        title=_TEXT,
+        status={"type": "integer", "minimum": 400, "maximum": 599},
+        detail=_TEXT,
+        instance={"type": "string", "description": "The path of the request"},
+    ),
+    "Fault": _object(
+        "One part of a request that breaks a rule.",
+        field={
+            "type": "string",
+            "description": "A JSON pointer into the body, or a header's or parameter's name",
+        },
+        rule={"type": "string", "description": "Stable, for programs"},
+        detail=_TEXT,
+    ),
+}
+
+CHECKOUT_EXAMPLE = {
+    "items": [{"sku": "pot-glass", "quantity": 2}],
+    "paymentMethod": "card",
+    "paymentToken": "tok_approve",
+    "contact": {"email": "ada@shop.example", "phone": "+4915112345678"},
+    "shippingAddress": {
+        "name": "Ada Lovelace",
+        "line1": "Musterweg 1",
+        "postalCode": "10115",
+        "city": "Berlin",
+        "country": "DE",
+    },
+}
+
+RECEIPT_EXAMPLE = {
+    "orderId": _ORDER_ID,
+    "paymentId": _PAYMENT_ID,
+    "status": "pending",
+    "total": "39.98",
+    "currency": "EUR",
+}
+
+ORDER_EXAMPLE = {
+    "orderId": _ORDER_ID,
+    "status": "confirmed",
+    "total": "39.98",
+    "currency": "EUR",
+    "items": [
+        {
+            "sku": "pot-glass",
+            "name": "Glass teapot",
+            "quantity": 2,
+            "unitPrice": "19.99",
+            "total": "39.98",
+        }
+    ],
+    "payment": {
+        "paymentId": _PAYMENT_ID,
+        "method": "card",
+        "status": "completed",
+        "declineReason": None,
+    },
+    "contact": CHECKOUT_EXAMPLE["contact"],
+    "shippingAddress": CHECKOUT_EXAMPLE["shippingAddress"],
+    "createdAt": "2026-01-31T12:00:00.000Z",
+    "updatedAt": "2026-01-31T12:00:02.125Z",
+}
+
+ORDER_PAGE_EXAMPLE = {"orders": [ORDER_EXAMPLE], "nextCursor": None}
+
+READINESS_EXAMPLE = {
+    "status": "degraded",
+    "checks": {
+        "postgres": {"status": "up"},
+        "redis": {"status": "down", "reason": "ConnectionError"},
+    },
+}
+
+UNREADINESS_EXAMPLE = {
+    "status": "unavailable",
+    "checks": {
+        "postgres": {"status": "down", "reason": "ConnectionRefusedError"},
+        "redis": {"status": "up"},
+    },
+}

@@ -1,0 +1,24 @@
+"""What the endpoints share: opened with the app, closed with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from orderflow.api.auth import Tokens
+from orderflow.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The open resources of the process, and the check of tokens."""
+
+    resources: Resources
+    tokens: Tokens
+
+
+def state_of(request: Request) -> State:
+    """Return the state of the app that answers this request."""
+    state: State = request.app.state.shared
+    return state

@@ -37,9 +37,11 @@ log = structlog.get_logger(__name__)
 MAX_TOTAL = Decimal("9999999999.99")
 
 #: Text of a customer: PostgreSQL keeps no NUL, and no line of ours wants a control character.
-_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
-Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_LINE)]
-Sku = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_LINE)]
+NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]*$"
+Line = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS)
+]
+Sku = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_CONTROL_CHARACTERS)]
 
 
 class _Body(BaseModel):
@@ -68,7 +70,9 @@ class Address(_Body):
     name: Line
     line1: Line
     line2: Line | None = None
-    postal_code: Annotated[str, StringConstraints(min_length=1, max_length=20, pattern=_LINE)]
+    postal_code: Annotated[
+        str, StringConstraints(min_length=1, max_length=20, pattern=NO_CONTROL_CHARACTERS)
+    ]
     city: Line
     region: Line | None = None
     country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")] = Field(
@@ -82,7 +86,10 @@ class Checkout(_Body):
     items: list[CheckoutItem] = Field(min_length=1, max_length=100)
     payment_method: PaymentMethod
     payment_token: (
-        Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_LINE)] | None
+        Annotated[
+            str, StringConstraints(min_length=1, max_length=255, pattern=NO_CONTROL_CHARACTERS)
+        ]
+        | None
     ) = Field(default=None, repr=False)
     contact: Contact
     shipping_address: Address | None = None

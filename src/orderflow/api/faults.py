@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from orderflow.checkout import NO_CONTROL_CHARACTERS
+
 #: The rule behind each of pydantic's error types; {names} are of the error's context.
 _RULES = {
     "missing": "required",
@@ -71,6 +73,8 @@ def _rule(found: ErrorDetails) -> str:
     if kind == "value_error" and "reason" in context:
         # The only custom type whose error has a reason is pydantic's EmailStr.
         return "email"
+    if context.get("pattern") == NO_CONTROL_CHARACTERS:
+        return "no-control-characters"
     rule = _RULES.get(kind)
     return rule.format(**_plain(context)) if rule else kind.replace("_", "-")
 

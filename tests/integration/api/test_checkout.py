@@ -81,7 +81,7 @@ async def test_location_leads_to_the_order(api: Any) -> None:
         (
             {"items": [{"sku": "a\0", "quantity": 1}]},
             "/items/0/sku",
-            r"pattern ^[^\x00-\x1f\x7f]*$",
+            "no-control-characters",
         ),
         (
             {"items": [{"sku": "a", "quantity": 1, "price": "0.01"}]},
@@ -91,7 +91,7 @@ async def test_location_leads_to_the_order(api: Any) -> None:
         ({"paymentMethod": "gold"}, "/paymentMethod", "one-of card, online, wallet, cash"),
         ({"payment_token": "tok"}, "/payment_token", "no-unknown-fields"),
         ({"a/b~c": 1}, "/a~1b~0c", "no-unknown-fields"),
-        ({"paymentToken": "t\n"}, "/paymentToken", r"pattern ^[^\x00-\x1f\x7f]*$"),
+        ({"paymentToken": "t\n"}, "/paymentToken", "no-control-characters"),
         ({"contact": {}}, "/contact/email", "required"),
         ({"contact": {"email": "ada"}}, "/contact/email", "email"),
         ({"contact": {"email": "a\0b@shop.example"}}, "/contact/email", "email"),

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from bullmq import Job, Worker
+from bullmq import Job
 
 from orderflow.bull.connection import connect_worker
+from orderflow.bull.slots import SlotWorker
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 #: BullMQ waits this long after its connection fails; its own 15 s would be the outage.
 _RETRY_DELAY_MS = 1_000
-#: What closing may take after the drain; with Redis away it would take for ever.
+#: What closing may take after a drain that did not end; with Redis away it could be for ever.
 _CLOSE_TIMEOUT_S = 2.0
 
 
@@ -58,10 +59,11 @@ async def run_worker(
     finally:
         stopping.cancel()
         await _drain_and_close(worker, settings.drain_timeout_ms / 1000)
-        await _end({loop})
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
 
 
-def _build(queue: str, processor: Processor, concurrency: int, settings: Settings) -> Worker:
+def _build(queue: str, processor: Processor, concurrency: int, settings: Settings) -> SlotWorker:
     async def process(job: Job, _token: str) -> dict[str, Any]:
         return await processor(
             Delivery(
@@ -73,7 +75,7 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
             )
         )
 
-    worker = Worker(
+    worker = SlotWorker(
         queue,
         process,
         {
@@ -95,45 +97,18 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
     return worker
 
 
-async def _drain_and_close(worker: Worker, timeout_s: float) -> None:
-    # As tasks of their own: BullMQ's pause and close do not heed a cancellation, so a time limit
-    # around them would wait for them all the same.
-    draining = asyncio.create_task(_drain(worker), name="drain")
-    await asyncio.wait({draining}, timeout=timeout_s)
-    drained = draining.done()
-    if not drained:
+async def _drain_and_close(worker: SlotWorker, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await worker.close()
+    except TimeoutError:
         left = [job.id for job, _token in worker.jobs]
         log.warning("drain deadline reached; jobs are left for redelivery", jobs=left)
-    closing = asyncio.create_task(worker.close(force=not drained), name="close")
-    await asyncio.wait({closing}, timeout=_CLOSE_TIMEOUT_S)
-    if not closing.done():
+    try:
+        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+            await worker.close(force=True)
+    except TimeoutError:
         log.warning("the connection to Redis did not close in time")
-    await _end({draining, closing})
-
-
-async def _end(tasks: set[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
-
-
-async def _drain(worker: Worker) -> None:
-    """Stop fetching and wait for what runs.
-
-    Not `close()` alone: it ends the renewal of locks when the first job ends, and the others
-    would be taken for stalled while they still run.
-    """
-    await worker.pause()
-    while True:
-        running = {task for task in worker.processing if not task.done()}
-        if running:
-            await asyncio.wait(running)
-            continue
-        # A job that was fetched as the pause began starts within a few turns of the loop.
-        for _turn in range(5):
-            await asyncio.sleep(0)
-        if all(task.done() for task in worker.processing):
-            return
 
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:

@@ -1,0 +1,437 @@
+"""A BullMQ worker of N slots: each finishes its job and takes the next one in the same call.
+
+It is BullMQ's own Worker with another loop, on its own Lua and keys; options, events and job
+objects stay as they are. The loop of the official client takes two round trips a job, and has
+faults that this one does not: a limiter that limits nothing, an end of the whole worker when a
+processor raises CancelledError, done work that counts as failed when Redis fails while it is
+being recorded, and a pause and close that cannot be given up on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgpack
+from bullmq import Job, UnrecoverableError, Worker
+from bullmq.custom_errors import DelayedError, WaitingChildrenError
+from bullmq.scripts import Scripts, raw2NextJobData
+from bullmq.timer import Timer
+from redis.exceptions import RedisError, ResponseError
+
+from orderflow.bull.backoff import backoff_delay_ms
+
+Processor = Callable[[Job, str], Awaitable[Any]]
+
+#: Between two tries to record an end that Redis did not take.
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+#: Redis says these of itself and not of the script; they pass.
+_PASSING = (
+    "LOADING",
+    "READONLY",
+    "BUSY",
+    "OOM",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MISCONF",
+)
+
+
+class SlotWorker(Worker):  # type: ignore[misc]
+    """Runs the jobs of one queue, at most `concurrency` at a time.
+
+    Options are those of `bullmq.Worker`; `name` is written to each job as `processedBy`.
+    """
+
+    running: bool
+    paused: bool
+
+    def __init__(self, name: str, processor: Processor, opts: dict[str, Any]) -> None:
+        self._slots: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+        self._tokens = 0
+        self._limited_until = 0.0
+        super().__init__(name, processor, opts)
+        self.scripts = self.backend.scripts = _NamingScripts(
+            self.prefix, name, self.backend.connection, self.workerName
+        )
+
+    async def run(self) -> None:
+        """Work until `close`. Raises RuntimeError if it runs already."""
+        if self.running:
+            raise RuntimeError("Worker is already running")
+        self.running = True
+        self.lockManager.start()
+        self.stalledCheckTimer = Timer(
+            self.opts["stalledInterval"] / 1000, self.runStalledJobsCheck, self.emit
+        )
+        try:
+            while not self.closing:
+                await self.resume_event.wait()
+                await self._run_slots()
+        finally:
+            self.running = False
+            self._cancel_slots()
+            self.stalledCheckTimer.stop()
+            await self.lockManager.close()
+
+    async def pause(self, do_not_wait_active: bool = False) -> None:
+        """Fetch nothing more; return when the jobs that run have ended, unless told not to wait."""
+        if not self.paused:
+            self.paused = True
+            self.resume_event.clear()
+            self._stop_waiting()
+        if self._slots and not do_not_wait_active:
+            await asyncio.wait(self._slots)
+        self.emit("paused")
+
+    async def close(self, force: bool = False) -> None:
+        """Fetch nothing more, wait for the jobs that run, and close the connections.
+
+        With `force` the jobs that run are cancelled and left to be delivered again. A caller that
+        cancels this stops waiting.
+        """
+        self.closing = True
+        self.paused = False
+        self.resume_event.set()
+        self._stop_waiting()
+        if force:
+            self.forceClosing = True
+            self.lockManager.cancel_all_jobs("worker force-closed")
+            self._cancel_slots()
+        if self._slots:
+            await asyncio.wait(self._slots)
+        await self.lockManager.close()
+        try:
+            await self.backend.close(force=force)
+        except (RedisError, OSError) as error:
+            self.emit("error", error)
+        self.closed = True
+        self.emit("closed")
+
+    async def _run_slots(self) -> None:
+        """Run the slots until a pause or the close ends them all."""
+        self._slots = {
+            asyncio.create_task(self._slot(), name=f"slot {number} of {self.name}")
+            for number in range(self.opts["concurrency"])
+        }
+        done, _ = await asyncio.wait(self._slots)
+        self._slots = set()
+        for slot in done:
+            if not slot.cancelled() and (error := slot.exception()) is not None:
+                raise error
+
+    async def _slot(self) -> None:
+        """Take a job, work on it, go on with the one that its end brought."""
+        job: Job | None = None
+        while job is not None or not (self.closing or self.paused):
+            job = await (self._take() if job is None else self._work(job))
+
+    async def _take(self) -> Job | None:
+        """Wait for a job. One slot at a time asks Redis; the others wait behind it."""
+        async with self._turn:
+            if self.closing or self.paused:
+                return None
+            try:
+                await self._ensure_client_names()
+                if self._rests() and not await self._wait():
+                    return None
+                token = self._next_token()
+                return await self._received(
+                    await self.backend.moveToActive(token, self.opts), token
+                )
+            except Exception as error:
+                self.emit("error", error)
+                await self._rest(self.opts["runRetryDelay"] / 1000)
+                return None
+
+    def _rests(self) -> bool:
+        return self.drained or self._limited_until > time.monotonic()
+
+    async def _wait(self) -> bool:
+        """Wait until there may be a job; False if it is not yet time to look."""
+        limited_s = self._limited_until - time.monotonic()
+        if limited_s > 0:
+            await self._rest(limited_s)
+            return not (self.closing or self.paused)
+        self.waiting = asyncio.ensure_future(self.waitForJob())
+        try:
+            self.blockUntil = await self.waiting
+        except asyncio.CancelledError:
+            if _is_cancelled_from_outside():
+                raise
+            return False
+        finally:
+            self.waiting = None
+        return bool(self.blockUntil <= time.time() * 1000)
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, unless a pause or the close wakes us."""
+        self.waiting = asyncio.ensure_future(asyncio.sleep(seconds))
+        try:
+            await self.waiting
+        except asyncio.CancelledError:
+            if _is_cancelled_from_outside():
+                raise
+        finally:
+            self.waiting = None
+
+    def _stop_waiting(self) -> None:
+        if self.waiting is not None:
+            self.waiting.cancel()
+
+    def _cancel_slots(self) -> None:
+        for slot in self._slots:
+            slot.cancel()
+
+    def _next_token(self) -> str:
+        self._tokens += 1
+        return f"{self.id}:{self._tokens}"
+
+    async def _received(self, reply: list[Any] | None, token: str) -> Job | None:
+        """Read what Redis gave: a job, or when to come back."""
+        if not reply:
+            return None
+        data, job_id, limited_ms, delayed_until = reply
+        if limited_ms and limited_ms > 0:
+            self._limited_until = time.monotonic() + limited_ms / 1000
+            return None
+        try:
+            job = await self.nextJobFromJobData(
+                data, job_id, limited_ms or 0, delayed_until or 0, token
+            )
+        except Exception as error:
+            await self._refuse(data, job_id, token, error)
+            return None
+        if job is not None:
+            self.emit("active", job, "waiting")
+        return job
+
+    async def _refuse(
+        self, data: dict[str, str], job_id: str, token: str, error: Exception
+    ) -> None:
+        """Fail a job that cannot be read. Its hash stays as it is, for a person to see."""
+        job = Job(self, data.get("name"), None, {}, job_id)
+        job.id = job_id
+        reason = f"the job cannot be read: {type(error).__name__}: {error}"
+        await self.backend.moveToFailed(job, reason, False, token, False, _failure(reason, []))
+        self.drained = False
+        self.emit("failed", job, UnrecoverableError(reason))
+
+    async def _work(self, job: Job) -> Job | None:
+        """Run a job and record its end; return the job that came with that, if one did."""
+        token = job.token
+        self.jobs.add((job, token))
+        controller = self.lockManager.track_job(
+            job.id, token, int(time.time() * 1000), self._processor_wants_signal
+        )
+        try:
+            try:
+                result = await self._process(job, token, controller)
+            except (DelayedError, WaitingChildrenError):
+                return None
+            except asyncio.CancelledError as error:
+                if _is_cancelled_from_outside():
+                    raise
+                return await self._end_failed(job, token, error)
+            except Exception as error:
+                return await self._end_failed(job, token, error)
+            return await self._end_completed(job, token, result)
+        finally:
+            self.jobs.discard((job, token))
+            self.lockManager.untrack_job(job.id)
+
+    async def _process(self, job: Job, token: str, controller: Any) -> Any:
+        for option in ("removeOnComplete", "removeOnFail"):
+            if option in self.opts:
+                job.opts.setdefault(option, self.opts[option])
+        if job.deferredFailure:
+            raise UnrecoverableError(job.deferredFailure)
+        if controller is not None:
+            return await self.processor(job, token, controller.signal)
+        return await self.processor(job, token)
+
+    async def _end_completed(self, job: Job, token: str, result: Any) -> Job | None:
+        async def complete() -> list[Any] | None:
+            keep = job.opts.get("removeOnComplete", False)
+            moved = await self.backend.moveToCompleted(job, result, keep, token, self._goes_on())
+            return moved["result"] if moved else None
+
+        try:
+            json.dumps(result, allow_nan=False)
+            reply = await self._until_recorded(complete)
+        except _LostJob as lost:
+            self.emit("error", lost)
+            return None
+        except Exception as error:
+            return await self._end_failed(job, token, error)
+        job.returnvalue = result
+        job.attemptsMade += 1
+        self.emit("completed", job, result)
+        return await self._next(reply, token)
+
+    async def _end_failed(self, job: Job, token: str, error: BaseException) -> Job | None:
+        reason = str(error) or type(error).__name__
+        stack = _stack(job, error)
+        fields = _failure(reason, stack)
+        try:
+            delay_ms = await self._delay_before_retry_ms(job, error)
+
+            async def fail() -> list[Any] | None:
+                return await self._move_failed(job, token, reason, fields, delay_ms)
+
+            reply = await self._until_recorded(fail)
+        except _LostJob as lost:
+            self.emit("error", lost)
+            return None
+        except Exception as refused:
+            # Kept for good and with no more attempts, whatever its options ask for.
+            self.emit("error", refused)
+            reply = await self._until_recorded(
+                lambda: self._move_failed(job, token, reason, fields, None, keep=False)
+            )
+        job.failedReason, job.stacktrace = reason, stack
+        job.attemptsMade += 1
+        self.emit("failed", job, error)
+        return await self._next(reply, token)
+
+    async def _move_failed(
+        self,
+        job: Job,
+        token: str,
+        reason: str,
+        fields: dict[str, str],
+        delay_ms: int | None,
+        keep: Any = None,
+    ) -> list[Any] | None:
+        """Move a job to its next attempt after `delay_ms`, or to the failed ones if it has none."""
+        if delay_ms is None:
+            keep = job.opts.get("removeOnFail", False) if keep is None else keep
+            moved = await self.backend.moveToFailed(
+                job, reason, keep, token, self._goes_on(), fields
+            )
+            return moved["result"] if moved else None
+        extra = {"fieldsToUpdate": fields}
+        if delay_ms == 0:
+            await self.backend.retryJob(job.id, bool(job.opts.get("lifo")), token, extra)
+        else:
+            now = round(time.time() * 1000)
+            await self.backend.moveToDelayed(job.id, now, delay_ms, token, extra)
+        return None
+
+    async def _delay_before_retry_ms(self, job: Job, error: BaseException) -> int | None:
+        """Return how long until the next attempt, or None if there is to be none."""
+        last = job.attemptsMade + 1 >= (job.opts.get("attempts") or 0)
+        if last or job.discarded or isinstance(error, UnrecoverableError):
+            return None
+        strategy = (self.opts.get("settings") or {}).get("backoffStrategy")
+        delay_ms = await backoff_delay_ms(job, error, strategy)
+        return None if delay_ms == -1 else delay_ms
+
+    async def _until_recorded(
+        self, record: Callable[[], Awaitable[list[Any] | None]]
+    ) -> list[Any] | None:
+        """Record a job's end, again and again while Redis cannot take it.
+
+        The lock is renewed meanwhile if Redis answers at all. Raises _LostJob if the job is no
+        longer ours, and what Redis says if it will never take this.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return await record()
+            except TypeError as error:
+                # BullMQ's type for every answer of its scripts.
+                if "pending dependencies" in str(error):
+                    raise
+                raise _LostJob(str(error)) from error
+            except (RedisError, OSError) as error:
+                if isinstance(error, ResponseError) and not str(error).startswith(_PASSING):
+                    raise
+                self.emit("error", error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _goes_on(self) -> bool:
+        return not (self.closing or self.paused)
+
+    async def _next(self, reply: list[Any] | None, token: str) -> Job | None:
+        """Go on with what the end of a job brought: its lock has the same token."""
+        if reply is None or not self._goes_on():
+            # Not asked for: whether there are jobs is not known.
+            self.drained = False
+            return None
+        return await self._received(reply, token)
+
+
+class _LostJob(Exception):
+    """The job's lock is not ours any more; another worker has it, or will."""
+
+
+class _NamingScripts(Scripts):  # type: ignore[misc]
+    """BullMQ's scripts, with the worker's name given to them: they write it as `processedBy`."""
+
+    def __init__(self, prefix: str, queue: str, connection: Any, worker: str | None) -> None:
+        super().__init__(prefix, queue, connection)
+        self._worker = {"name": worker} if worker else {}
+
+    async def moveToActive(self, token: str, opts: dict[str, Any]) -> list[Any]:  # noqa: N802
+        """Take the next job."""
+        wanted = {
+            "token": token,
+            "lockDuration": opts["lockDuration"],
+            "limiter": opts.get("limiter"),
+            **self._worker,
+        }
+        keys = self.getKeys(_TAKE_KEYS)
+        args = [self.keys[""], round(time.time() * 1000), msgpack.packb(wanted)]
+        return raw2NextJobData(  # type: ignore[no-any-return]
+            await self.commands["moveToActive"](keys=keys, args=args)
+        )
+
+    def moveToFinishedArgs(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        """Return the arguments that end a job and take the next."""
+        keys, arguments = super().moveToFinishedArgs(*args, **kwargs)
+        if self._worker:
+            arguments[7] = msgpack.packb(msgpack.unpackb(arguments[7]) | self._worker)
+        return keys, arguments
+
+
+_TAKE_KEYS = [
+    "wait",
+    "active",
+    "prioritized",
+    "events",
+    "stalled",
+    "limiter",
+    "delayed",
+    "paused",
+    "meta",
+    "pc",
+    "marker",
+]
+
+
+def _is_cancelled_from_outside() -> bool:
+    """Say whether someone cancels this task, rather than a part of it cancelling itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _failure(reason: str, stack: list[str]) -> dict[str, str]:
+    return {"failedReason": reason, "stacktrace": json.dumps(stack, separators=(",", ":"))}
+
+
+def _stack(job: Job, error: BaseException) -> list[str]:
+    """Return the job's stack traces with this one, as many as its options allow."""
+    stack = [*job.stacktrace, "".join(traceback.format_exception(error))]
+    limit = job.opts.get("stackTraceLimit")
+    if limit == 0:
+        return []
+    return stack[-limit:] if isinstance(limit, int) and limit > 0 else stack

@@ -6,12 +6,15 @@ Each field is a variable of the same name in capitals; `.env.example` explains e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
+    ConfigDict,
     Field,
     Secret,
     SecretStr,
@@ -19,7 +22,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from orderflow.contract import MAX_PRIORITY, Priorities
 from orderflow.errors import InvalidSettings
@@ -38,6 +41,15 @@ def _long_enough(secret: SecretStr) -> SecretStr:
 
 
 SigningSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
+
+
+class RateLimit(BaseModel):
+    """At most `max` jobs start in `duration` milliseconds, over all workers of a queue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max: int = Field(ge=1)
+    duration: Milliseconds
 
 
 class Settings(BaseSettings):
@@ -85,6 +97,7 @@ class Settings(BaseSettings):
     worker_lock_ms: Milliseconds = 10_000
     worker_stalled_interval_ms: Milliseconds = 5_000
     drain_timeout_ms: Milliseconds = 20_000
+    rate_limits: Mapping[str, RateLimit] = Field(default_factory=dict)
     reconcile_interval_ms: Milliseconds = 15_000
     reconcile_grace_ms: Milliseconds = 10_000
 
@@ -154,12 +167,17 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         raise InvalidSettings(faults=_faults(error)) from None
+    except SettingsError as error:
+        # Its message names the field, and it is raised for one whose text is no JSON.
+        named = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "?")
+        raise InvalidSettings(faults=f"{named.upper()}: must be JSON") from None
 
 
 def _faults(error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_input=False, include_url=False, include_context=False):
-        variable = "_".join(str(part) for part in fault["loc"][:1]).upper()
         rule = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{variable}: {rule}" if variable else rule)
+        variable, *inside = map(str, fault["loc"] or ("",))
+        place = [variable.upper(), ".".join(inside)]
+        lines.append(": ".join(part for part in (*place, rule) if part))
     return "; ".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,11 @@ worker = QueueWorker("slow-things", 5)
 async def wait(_job, _resources):
     await asyncio.sleep(1.5)
     return {"waited": True}
+
+
+@worker.handles("quick", Payload)
+async def quick(_job, _resources):
+    return {}
 
 
 @worker.handles("hang", Payload)
@@ -235,3 +241,25 @@ def test_the_options_are_told_by_help(folder):
     assert program.process.wait(30) == 0
     for option in ("--concurrency", "--queue-prefix", "--log-format"):
         assert option in program.log.read_text()
+
+
+async def test_a_rate_limit_holds_over_all_workers(started, folder, environment, settings, redis):
+    limited = environment | {"RATE_LIMITS": '{"slow-things": {"max": 2, "duration": 1000}}'}
+    start(started, folder, limited, "slow", "--concurrency", "20")
+    start(started, folder, limited, "slow", "--concurrency", "20")
+    for _ in range(8):
+        await add(settings, "quick")
+    wait_until(lambda: count(redis, settings, "completed") == 8, "all jobs")
+    prefix = f"{settings.queue_prefix}:slow-things"
+    starts = sorted(int(redis.hget(f"{prefix}:{number}", "processedOn")) for number in range(1, 9))
+    # The window begins with its first job: the third to start is in the next one, and so on.
+    for first, third in zip(starts, starts[2:], strict=False):
+        assert third - first >= 900, starts
+
+
+async def test_a_job_says_which_worker_ran_it(started, folder, environment, settings, redis):
+    worker = start(started, folder, environment, "slow")
+    job_id = await add(settings, "quick")
+    wait_until(lambda: count(redis, settings, "completed") == 1, "the job's end")
+    processed_by = redis.hget(f"{settings.queue_prefix}:slow-things:{job_id}", "pb")
+    assert processed_by == f"{socket.gethostname()}-{worker.process.pid}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic_core import PydanticUndefined
 
 from orderflow.contract import Priorities
 from orderflow.errors import InvalidSettings
@@ -37,7 +36,7 @@ def test_the_example_shows_the_defaults(monkeypatch):
 
 
 def test_every_setting_has_a_default():
-    assert all(field.default is not PydanticUndefined for field in Settings.model_fields.values())
+    assert not [name for name, field in Settings.model_fields.items() if field.is_required()]
 
 
 def test_a_file_is_read_and_the_environment_wins(monkeypatch, tmp_path):
@@ -67,6 +66,13 @@ def test_the_command_line_wins_over_the_environment(monkeypatch):
         ("PRIORITY_LOW", "1", "PRIORITY_HIGH, PRIORITY_MEDIUM and PRIORITY_LOW must differ"),
         ("DATABASE_URL", "mysql://u:hunter2@h/d", "DATABASE_URL: String should match pattern"),
         ("REDIS_URL", "http://u:hunter2@h", "REDIS_URL: String should match pattern"),
+        (
+            "RATE_LIMITS",
+            '{"notifications": {"max": 0, "duration": 1}}',
+            "RATE_LIMITS: notifications.max: Input should be greater than or equal to 1",
+        ),
+        ("RATE_LIMITS", "100 a minute", "RATE_LIMITS: must be JSON"),
+        ("RATE_LIMITS", "100", "RATE_LIMITS: Input should be a valid dictionary"),
         ("MAIL_FROM", "nobody", "MAIL_FROM: String should match pattern"),
     ],
 )

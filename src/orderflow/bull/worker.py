@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +77,7 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
             )
         )
 
+    limit = settings.rate_limits.get(queue)
     worker = SlotWorker(
         queue,
         process,
@@ -86,6 +89,8 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
             "lockDuration": settings.worker_lock_ms,
             "stalledInterval": settings.worker_stalled_interval_ms,
             "runRetryDelay": _RETRY_DELAY_MS,
+            "name": f"{socket.gethostname()}-{os.getpid()}",
+            "limiter": limit.model_dump() if limit else None,
         },
     )
     # Without listeners nobody would hear of these.

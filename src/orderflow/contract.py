@@ -18,6 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 #: BullMQ keeps priorities in a 21 bit field; Node refuses larger numbers and so do we.
 MAX_PRIORITY = 2_097_151
 
+#: Far less than a cent, and far more than floats lose.
+_FLOAT_NOISE = 1e-6
+
 #: Turns a foreign id into a row id. Any fixed UUID would do; it must only never change.
 _EXTERNAL_IDS = UUID("6f7264e5-2666-4c6f-9077-000000000000")
 
@@ -115,8 +118,10 @@ def _text_id(value: object) -> object:
 
 
 def _decimal_text(value: object) -> object:
-    """Read a JSON number by its shortest decimal form, so that 19.99 is 19.99."""
-    return str(value) if isinstance(value, float) else value
+    """Read a JSON number as money: 19.99 is 19.99, and so is what a sum in floats made of it."""
+    if not isinstance(value, float):
+        return value
+    return f"{value:.2f}" if abs(value - round(value, 2)) < _FLOAT_NOISE else str(value)
 
 
 Id = Annotated[str, BeforeValidator(_text_id), Field(min_length=1, max_length=255)]

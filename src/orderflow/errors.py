@@ -81,6 +81,10 @@ class NotificationBeingSent(OrderflowError):
     """Another worker is sending '{kind}' of order '{order_id}' by {channel} just now."""
 
 
+class UntrueNotification(OrderflowError):
+    """Order '{order_id}' is {status}, so '{kind}' would not be true."""
+
+
 class AmountMismatch(OrderflowError):
     """The job asks for {asked} but payment '{payment_id}' is for {amount} {currency}; no charge."""
 

@@ -14,8 +14,13 @@ import structlog
 
 from orderflow.contract import JobName, row_id
 from orderflow.db import Database
-from orderflow.errors import AddressRefused, NotificationBeingSent, OrderNotFound
-from orderflow.orders import Order
+from orderflow.errors import (
+    AddressRefused,
+    NotificationBeingSent,
+    OrderNotFound,
+    UntrueNotification,
+)
+from orderflow.orders import Order, OrderStatus
 from orderflow.senders import Channel, Message, Sender
 from orderflow.senders.messages import Templates
 
@@ -37,12 +42,15 @@ async def notify_customer(
     `claim_s`: longer than a sender takes to send or give up. An order without an address counts
     as told, since there is nobody to tell.
 
-    Raises OrderNotFound, SenderUnavailable (later, again) or NotificationBeingSent.
+    Raises OrderNotFound, UntrueNotification (it may become true), SenderUnavailable (later, again)
+    or NotificationBeingSent.
     """
     row = await db.fetchrow("find_order", row_id(order_id))
     if row is None:
         raise OrderNotFound(order_id=order_id)
     order = Order.from_row(row)
+    if order.status not in _TRUE_OF[kind]:
+        raise UntrueNotification(order_id=order_id, status=order.status.value, kind=kind.value)
     recipients = _recipients(order)
     sent: list[str] = []
     for sender in senders:
@@ -55,6 +63,17 @@ async def notify_customer(
     await db.fetchrow("mark_notified", order.id)
     log.info("customer notified", order_id=order_id, kind=kind.value, sent=sent)
     return {"success": True, "sent": sent}
+
+
+#: The statuses of an order of which each kind of message is true.
+_TRUE_OF = {
+    JobName.ORDER_CONFIRMATION: {
+        OrderStatus.CONFIRMED,
+        OrderStatus.SHIPPED,
+        OrderStatus.DELIVERED,
+    },
+    JobName.PAYMENT_FAILED: {OrderStatus.CANCELLED},
+}
 
 
 def _recipients(order: Order) -> Mapping[Channel, str]:

@@ -139,6 +139,8 @@ def _log_context(delivery: Delivery) -> dict[str, Any]:
         "job_name": delivery.name,
         "attempt": delivery.attempt,
     }
+    if delivery.trace_id is not None:
+        context["trace_id"] = delivery.trace_id
     if isinstance(delivery.data, Mapping):
         ids = {"order_id": "orderId", "payment_id": "paymentId"}
         context |= {name: delivery.data[key] for name, key in ids.items() if key in delivery.data}

@@ -80,6 +80,9 @@ async def _put_back(jobs: Sequence[NewJob], queues: JobQueues, counts: Counts) -
             case JobState.MISSING:
                 await queues.add(job)
                 counts.jobs_added += 1
+            case JobState.LOST:
+                await queues.replace(job)
+                counts.jobs_added += 1
             case JobState.FAILED | JobState.COMPLETED:
                 # Kept jobs block a new one with their id, so they run again instead.
                 counts.jobs_retried += await queues.retry(job, state)

@@ -95,7 +95,14 @@ def test_the_notification_jobs():
 
 @pytest.mark.parametrize(
     ("amount", "read"),
-    [(19.99, "19.99"), ("19.99", "19.99"), (20, "20"), (0.1, "0.1"), (1e9, "1000000000.0")],
+    [
+        (19.99, "19.99"),
+        ("19.99", "19.99"),
+        (20, "20"),
+        (0.1, "0.1"),
+        (1e9, "1000000000.0"),
+        (3.3000000000000003, "3.3"),
+    ],
 )
 def test_amounts_are_read_as_node_writes_them(amount, read):
     job = PaymentJob.model_validate(
@@ -105,7 +112,7 @@ def test_amounts_are_read_as_node_writes_them(amount, read):
     assert (job.payment_id, job.order_id) == ("1", "o")
 
 
-@pytest.mark.parametrize("amount", [-1, "1.001", "NaN", "1e11", None, True, "", {}])
+@pytest.mark.parametrize("amount", [-1, "1.001", 1.001, "NaN", "1e11", None, True, "", {}])
 def test_amounts_that_are_no_money_are_refused(amount):
     with pytest.raises(ValidationError, match="amount"):
         PaymentJob.model_validate(

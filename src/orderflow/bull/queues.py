@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
-from bullmq import Queue
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orderflow.bull.connection import connect_producer
+from orderflow.bull.producer import NodeQueue
 from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
 from orderflow.settings import Settings
 
@@ -23,6 +23,7 @@ class JobState(StrEnum):
     """Where a job is, as far as putting it back goes."""
 
     MISSING = "missing"
+    LOST = "lost"  # its hash is there, but it is in no list: nobody would ever run it
     LIVE = "live"  # waiting, delayed or active: it will run, or is running
     COMPLETED = "completed"
     FAILED = "failed"
@@ -43,12 +44,12 @@ class JobQueues:
         self._client = client
         self._prefix = prefix
         self._priorities = priorities
-        self._queues: dict[str, Queue] = {}
+        self._queues: dict[str, NodeQueue] = {}
 
-    def queue(self, name: str) -> Queue:
+    def queue(self, name: str) -> NodeQueue:
         """Return BullMQ's own queue object; all share this connection."""
         if name not in self._queues:
-            self._queues[name] = Queue(
+            self._queues[name] = NodeQueue(
                 name,
                 {
                     "connection": self._client,
@@ -78,15 +79,37 @@ class JobQueues:
         return True
 
     async def states(self, jobs: Sequence[NewJob]) -> list[JobState]:
-        """Say where each of the jobs is, in their order, in one round trip."""
-        async with self._client.pipeline(transaction=False) as pipeline:
+        """Say where each of the jobs is, in their order, in one round trip or two."""
+        states = await self._look(jobs, _SETS, ())
+        # Lists are searched from end to end, so only for the few that are in no set.
+        unclear = [n for n, state in enumerate(states) if state is JobState.LOST]
+        if unclear:
+            found = await self._look([jobs[n] for n in unclear], _SETS, _LISTS)
+            for n, state in zip(unclear, found, strict=True):
+                states[n] = state
+        return states
+
+    async def _look(
+        self, jobs: Sequence[NewJob], sets: Sequence[str], lists: Sequence[str]
+    ) -> list[JobState]:
+        # One transaction: a job that moves while it is looked for is in one place or the other.
+        async with self._client.pipeline(transaction=True) as pipeline:
             for job in jobs:
                 key = self._key(job.queue)
                 pipeline.exists(f"{key}:{job.job_id}")
-                pipeline.zscore(f"{key}:completed", job.job_id)
-                pipeline.zscore(f"{key}:failed", job.job_id)
-            replies = await pipeline.execute()
-        return [_state(*replies[start : start + 3]) for start in range(0, len(replies), 3)]
+                for name in sets:
+                    pipeline.zscore(f"{key}:{name}", job.job_id)
+                for name in lists:
+                    pipeline.lpos(f"{key}:{name}", job.job_id)
+            replies = iter(await pipeline.execute())
+        return [
+            _state(next(replies), {place: next(replies) for place in (*sets, *lists)}) for _ in jobs
+        ]
+
+    async def replace(self, job: NewJob) -> None:
+        """Add a job in place of what is left of a lost one."""
+        await self.queue(job.queue).remove(job.job_id)
+        await self.add(job)
 
     async def retry(self, job: NewJob, state: JobState) -> bool:
         """Run a kept job that ended in `state` again, its attempts counted anew.
@@ -121,7 +144,7 @@ class JobQueues:
 
     async def counts(self, queue: str) -> Mapping[str, int]:
         """Return the number of jobs in each of BullMQ's states."""
-        counts: Mapping[str, int] = await self.queue(queue).getJobCounts()
+        counts: Mapping[str, int] = await self.queue(queue).getJobCounts(*_COUNTED)
         return counts
 
     async def ping(self) -> None:
@@ -132,14 +155,31 @@ class JobQueues:
         return f"{self._prefix}:{queue}"
 
 
-def _state(exists: int, completed: float | None, failed: float | None) -> JobState:
+_COUNTED = (
+    "waiting",
+    "prioritized",
+    "active",
+    "completed",
+    "failed",
+    "delayed",
+    "paused",
+    "waiting-children",
+)
+
+#: Where a job can be. Ours have a priority, so they wait in a set.
+_SETS = ("completed", "failed", "prioritized", "delayed", "waiting-children")
+_LISTS = ("active", "wait", "paused")
+
+
+def _state(exists: int, places: Mapping[str, float | int | None]) -> JobState:
     if not exists:
         return JobState.MISSING
-    if completed is not None:
+    found = {name for name, place in places.items() if place is not None}
+    if "completed" in found:
         return JobState.COMPLETED
-    if failed is not None:
+    if "failed" in found:
         return JobState.FAILED
-    return JobState.LIVE
+    return JobState.LIVE if found else JobState.LOST
 
 
 @asynccontextmanager

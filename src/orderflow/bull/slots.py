@@ -19,11 +19,13 @@ from typing import Any
 import msgpack
 from bullmq import Job, UnrecoverableError, Worker
 from bullmq.custom_errors import DelayedError, WaitingChildrenError
+from bullmq.redis_connection import RedisConnection
 from bullmq.scripts import Scripts, raw2NextJobData
 from bullmq.timer import Timer
 from redis.exceptions import RedisError, ResponseError
 
 from orderflow.bull.backoff import backoff_delay_ms
+from orderflow.bull.producer import node_client_name
 
 Processor = Callable[[Job, str], Awaitable[Any]]
 
@@ -46,11 +48,13 @@ _PASSING = (
 class SlotWorker(Worker):  # type: ignore[misc]
     """Runs the jobs of one queue, at most `concurrency` at a time.
 
-    Options are those of `bullmq.Worker`; `name` is written to each job as `processedBy`.
+    Options are those of `bullmq.Worker`, where `name` is written to each job as `processedBy`;
+    and `blockingConnection`, a client of its own for the wait, which a handed `connection` needs.
     """
 
     running: bool
     paused: bool
+    _client_name_set: bool
 
     def __init__(self, name: str, processor: Processor, opts: dict[str, Any]) -> None:
         self._slots: set[asyncio.Task[None]] = set()
@@ -58,6 +62,8 @@ class SlotWorker(Worker):  # type: ignore[misc]
         self._tokens = 0
         self._limited_until = 0.0
         super().__init__(name, processor, opts)
+        if "blockingConnection" in opts:
+            self._block_on(RedisConnection(opts["blockingConnection"]))
         self.scripts = self.backend.scripts = _NamingScripts(
             self.prefix, name, self.backend.connection, self.workerName
         )
@@ -114,6 +120,23 @@ class SlotWorker(Worker):  # type: ignore[misc]
             self.emit("error", error)
         self.closed = True
         self.emit("closed")
+
+    def _block_on(self, connection: RedisConnection) -> None:
+        self.backend.blocking_connection = self.blockingRedisConnection = connection
+        self.bclient = connection.conn
+
+    async def _ensure_client_names(self) -> None:
+        """Name the blocking connection as Node does, so that either side's lists have it once."""
+        if self._client_name_set:
+            return
+        # What the server can do is not known before it is asked: until then waits are whole
+        # seconds, and a job that is due within one starts late.
+        await self.backend.connection.getRedisVersion()
+        blocking = self.backend.blocking_connection
+        await blocking.getRedisVersion()
+        suffix = f":w:{self.workerName}" if self.workerName else ""
+        await blocking.set_client_name(node_client_name(self.prefix, self.name) + suffix)
+        self._client_name_set = True
 
     async def _run_slots(self) -> None:
         """Run the slots until a pause or the close ends them all."""
@@ -210,6 +233,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
             await self._refuse(data, job_id, token, error)
             return None
         if job is not None:
+            _mend_options(job)
             self.emit("active", job, "waiting")
         return job
 
@@ -416,6 +440,17 @@ _TAKE_KEYS = [
     "pc",
     "marker",
 ]
+
+
+def _mend_options(job: Job) -> None:
+    """Put what can be meant in the place of options that BullMQ's scripts would stumble over."""
+    attempts = job.opts.get("attempts")
+    if not isinstance(attempts, int | float):
+        job.opts["attempts"] = job.attempts = 1
+    for option in ("removeOnComplete", "removeOnFail"):
+        if not isinstance(job.opts.get(option, False), bool | int | dict):
+            # Kept: a person must be able to see what was wrong.
+            job.opts[option] = False
 
 
 def _is_cancelled_from_outside() -> bool:

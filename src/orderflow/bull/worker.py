@@ -14,6 +14,7 @@ from bullmq import Job
 
 from orderflow.bull.connection import connect_worker
 from orderflow.bull.slots import SlotWorker
+from orderflow.bull.trace import carrier_of, carrying, trace_id
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,7 @@ class Delivery:
     job_id: str
     data: Any
     attempt: int = 1
+    trace_id: str | None = None
 
 
 Processor = Callable[[Delivery], Awaitable[dict[str, Any]]]
@@ -67,15 +69,17 @@ async def run_worker(
 
 def _build(queue: str, processor: Processor, concurrency: int, settings: Settings) -> SlotWorker:
     async def process(job: Job, _token: str) -> dict[str, Any]:
-        return await processor(
-            Delivery(
-                queue=queue,
-                name=job.name,
-                job_id=str(job.id),
-                data=job.data,
-                attempt=job.attemptsMade + 1,
-            )
+        carrier = carrier_of(job.opts)
+        delivery = Delivery(
+            queue=queue,
+            name=job.name,
+            job_id=str(job.id),
+            data=job.data,
+            attempt=job.attemptsMade + 1,
+            trace_id=trace_id(carrier),
         )
+        with carrying(carrier):
+            return await processor(delivery)
 
     limit = settings.rate_limits.get(queue)
     worker = SlotWorker(
@@ -84,12 +88,15 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
         {
             "autorun": False,
             "connection": connect_worker(settings.redis_dsn),
+            "blockingConnection": connect_worker(settings.redis_dsn),
             "prefix": settings.queue_prefix,
             "concurrency": concurrency,
             "lockDuration": settings.worker_lock_ms,
             "stalledInterval": settings.worker_stalled_interval_ms,
             "runRetryDelay": _RETRY_DELAY_MS,
             "name": f"{socket.gethostname()}-{os.getpid()}",
+            # BullMQ's own counters by the minute, for two weeks, as Node's MetricsTime has it.
+            "metrics": {"maxDataPoints": 20_160},
             "limiter": limit.model_dump() if limit else None,
         },
     )

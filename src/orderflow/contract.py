@@ -7,6 +7,7 @@ Node service on the same Redis reads and writes the same jobs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -74,6 +75,10 @@ class Priorities:
     def number(self, priority: Priority) -> int:
         """Return the number that `priority` has in Redis."""
         return int(getattr(self, priority.value))
+
+    def unknown(self, numbers: Iterable[int]) -> list[int]:
+        """Return those of `numbers` that no priority has, so that another fleet must have."""
+        return sorted(set(numbers) - {self.high, self.medium, self.low})
 
 
 @dataclass(frozen=True, slots=True)

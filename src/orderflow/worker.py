@@ -86,12 +86,28 @@ async def serve(worker: QueueWorker, concurrency: int, settings: Settings) -> No
         async def process(delivery: Delivery) -> dict[str, Any]:
             return await worker.process(delivery, resources)
 
+        await _warn_of_other_priorities(worker.queue, resources)
         log.info("worker started", queue=worker.queue, concurrency=concurrency)
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(_keep_schedules(worker, resources))
             await run_worker(worker.queue, process, concurrency, settings, stop)
             keeper.cancel()
     log.info("worker stopped", queue=worker.queue)
+
+
+async def _warn_of_other_priorities(queue: str, resources: Resources) -> None:
+    """Say so if jobs wait under numbers that these settings do not have: a fleet must agree."""
+    try:
+        in_use = await resources.queues.priorities_in_use(queue)
+    except (RedisError, OSError):
+        return
+    unknown = resources.settings.priorities.unknown(in_use)
+    if unknown:
+        log.warning(
+            "jobs wait with priorities that PRIORITY_HIGH, PRIORITY_MEDIUM and PRIORITY_LOW lack",
+            queue=queue,
+            priorities=unknown,
+        )
 
 
 async def _keep_schedules(worker: QueueWorker, resources: Resources) -> None:

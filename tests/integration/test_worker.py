@@ -263,3 +263,19 @@ async def test_a_job_says_which_worker_ran_it(started, folder, environment, sett
     wait_until(lambda: count(redis, settings, "completed") == 1, "the job's end")
     processed_by = redis.hget(f"{settings.queue_prefix}:slow-things:{job_id}", "pb")
     assert processed_by == f"{socket.gethostname()}-{worker.process.pid}"
+
+
+async def test_priorities_that_the_settings_lack_are_warned_of(
+    started, folder, environment, settings
+):
+    for priority in (1, 7, 20, 99):
+        await add(settings, "hang", priority=priority)
+    worker = start(started, folder, environment, "slow")
+    wait_until(lambda: "worker started" in worker.log.read_text(), "the start")
+    [warning] = [line for line in lines(worker) if "jobs wait with prior" in line["event"]]
+    assert warning["priorities"] == [7, 99]
+
+    agreed = environment | {"PRIORITY_MEDIUM": "7", "PRIORITY_LOW": "20", "PRIORITY_HIGH": "1"}
+    other = start(started, folder, agreed | {"QUEUE_PREFIX": "nothing-waits"}, "slow")
+    wait_until(lambda: "worker started" in other.log.read_text(), "the start")
+    assert "jobs wait with prior" not in other.log.read_text()

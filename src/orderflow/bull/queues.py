@@ -147,6 +147,21 @@ class JobQueues:
         counts: Mapping[str, int] = await self.queue(queue).getJobCounts(*_COUNTED)
         return counts
 
+    async def priorities_in_use(self, queue: str) -> list[int]:
+        """Return the priority numbers of the jobs that wait, the first of them: 20 at most."""
+        key = f"{self._key(queue)}:prioritized"
+        numbers: list[int] = []
+        while len(numbers) < _PRIORITIES_LOOKED_AT:
+            # A score is the priority times 2^32 and a counter, so each number is one jump away.
+            beyond = (numbers[-1] + 1) * _PRIORITY_STEP if numbers else 0
+            found = await self._client.zrange(
+                key, beyond, "+inf", byscore=True, offset=0, num=1, withscores=True
+            )
+            if not found:
+                break
+            numbers.append(int(found[0][1]) // _PRIORITY_STEP)
+        return numbers
+
     async def ping(self) -> None:
         """Return when Redis answers. Raises redis.RedisError."""
         await self._client.ping()
@@ -154,6 +169,9 @@ class JobQueues:
     def _key(self, queue: str) -> str:
         return f"{self._prefix}:{queue}"
 
+
+_PRIORITIES_LOOKED_AT = 20
+_PRIORITY_STEP = 2**32
 
 _COUNTED = (
     "waiting",

@@ -144,17 +144,19 @@ class SlotWorker(Worker):  # type: ignore[misc]
             asyncio.create_task(self._slot(), name=f"slot {number} of {self.name}")
             for number in range(self.opts["concurrency"])
         }
-        done, _ = await asyncio.wait(self._slots)
+        await asyncio.wait(self._slots)
         self._slots = set()
-        for slot in done:
-            if not slot.cancelled() and (error := slot.exception()) is not None:
-                raise error
 
     async def _slot(self) -> None:
         """Take a job, work on it, go on with the one that its end brought."""
         job: Job | None = None
         while job is not None or not (self.closing or self.paused):
-            job = await (self._take() if job is None else self._work(job))
+            try:
+                job = await (self._take() if job is None else self._work(job))
+            except Exception as error:
+                # What Redis would not take in any form: the job is found stalled, the slot goes on.
+                self.emit("error", error)
+                job = None
 
     async def _take(self) -> Job | None:
         """Wait for a job. One slot at a time asks Redis; the others wait behind it."""

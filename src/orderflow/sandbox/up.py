@@ -56,7 +56,8 @@ def run_stack(data: Path, *, once: bool) -> int:
 
     With `once` it ends after the first order: 0 if that was paid and mailed, 1 if not.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell that starts this in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     started = time.monotonic()
     try:

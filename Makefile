@@ -6,10 +6,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NODE := tests/interop/node_modules
 ARGS ?=
 
-.PHONY: help run test check upgrade-check format clean
+.PHONY: help run test check upgrade-check format clean node
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -17,10 +16,10 @@ help: ## Show the targets
 run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends after the first order
 	@$(BIN)/orderflow up $(ARGS)
 
-test: $(VENV)/.dev $(NODE)/.installed ## Set up and run all tests
+test: $(VENV)/.dev node ## Set up and run all tests
 	$(BIN)/pytest $(ARGS)
 
-upgrade-check: $(VENV)/.dev $(NODE)/.installed ## Run the contract tests on the newest bullmq of PyPI and npm
+upgrade-check: $(VENV)/.dev node ## Run the contract tests on the newest bullmq of PyPI and npm
 	tests/interop/upgrade-check
 
 check: $(VENV)/.dev ## Format, lint, types, import rules, dead links
@@ -35,7 +34,7 @@ format: $(VENV)/.dev ## Rewrite the code in its one format
 	$(BIN)/ruff check --fix
 
 clean: ## Remove what make made, but not the data in .orderflow
-	rm -rf $(VENV) $(NODE) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) tests/interop/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -57,10 +56,7 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	$(call install,[dev])
 
-# No lock file: it would hold the addresses of a registry. The versions are exact in package.json.
-$(NODE)/.installed: tests/interop/package.json
+# The tests install Node's packages themselves; Node itself comes from the system.
+node:
 	@command -v npm > /dev/null || { echo "Installing Node.js from the system's packages"; \
 		apt-get update -q && apt-get install -y -q nodejs npm; }
-	@echo "Installing Node's BullMQ for the tests"
-	@cd tests/interop && npm install --no-package-lock --no-audit --no-fund --loglevel=error
-	@touch $@

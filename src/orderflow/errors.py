@@ -61,6 +61,10 @@ class DatabaseUnavailable(OrderflowError):
     """PostgreSQL does not answer: {reason}."""
 
 
+class DatabaseRefused(OrderflowError):
+    """PostgreSQL refuses this: {reason}."""
+
+
 class GatewayUnavailable(OrderflowError):
     """The payment gateway gave no outcome: {reason}. The payment stays open and is asked about."""
 

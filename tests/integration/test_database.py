@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import traceback
 from pathlib import Path
 
 import asyncpg
@@ -11,7 +12,7 @@ import pytest
 
 from orderflow.db import open_database
 from orderflow.db.migrate import migrate
-from orderflow.errors import DatabaseUnavailable
+from orderflow.errors import DatabaseRefused, DatabaseUnavailable
 from orderflow.orders import ORDER_TRANSITIONS, PAYMENT_TRANSITIONS
 from orderflow.sandbox.servers import free_port, start_postgres
 
@@ -99,3 +100,11 @@ async def test_a_wait_for_a_connection_ends(settings):
             with pytest.raises(DatabaseUnavailable, match="TimeoutError"):
                 await db.ping()
         await db.ping()
+
+
+async def test_an_error_does_not_show_the_row(resources, place):
+    receipt = await place()
+    with pytest.raises(DatabaseRefused, match="CheckViolationError, told_only_of") as refused:
+        await resources.db.fetchrow("mark_notified", receipt.order_id)
+    said = "".join(traceback.format_exception(refused.value))
+    assert "ada@shop.example" not in said

@@ -69,10 +69,10 @@ def node_program() -> str:
     """Node, with the packages of package.json installed beside this file."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
-        pytest.fail("These tests need Node 20 or newer: install the packages nodejs and npm")
+        pytest.fail("These tests need Node 18 or newer: install the packages nodejs and npm")
     major = subprocess.check_output([node, "-p", "process.versions.node.split('.')[0]"], text=True)
-    if int(major) < 20:
-        pytest.fail(f"These tests need Node 20 or newer, not {major.strip()}")
+    if int(major) < 18:
+        pytest.fail(f"These tests need Node 18 or newer, not {major.strip()}")
     wanted = FOLDER / "package.json"
     installed = FOLDER / "node_modules" / ".orderflow-installed"
     if not installed.exists() or installed.read_text() != wanted.read_text():

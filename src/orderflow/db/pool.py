@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from orderflow.db.queries import load_queries
-from orderflow.errors import DatabaseUnavailable
+from orderflow.errors import DatabaseRefused, DatabaseUnavailable
 
 QUERIES = load_queries()
 
@@ -27,7 +27,7 @@ _AWAY = (
 
 
 @contextmanager
-def _unavailable_when_away() -> Iterator[None]:
+def _in_our_words() -> Iterator[None]:
     try:
         yield
     except _AWAY as error:
@@ -35,6 +35,11 @@ def _unavailable_when_away() -> Iterator[None]:
         if isinstance(error, ValueError):
             raise
         raise DatabaseUnavailable(reason=type(error).__name__) from error
+    except asyncpg.PostgresError as error:
+        # Its text may show a whole row, a customer's address with it, and an error's text ends in
+        # logs and in jobs: the rule that was broken is all that goes on.
+        rule = error.constraint_name or error.sqlstate
+        raise DatabaseRefused(reason=f"{type(error).__name__}, {rule}") from None
 
 
 class Transaction:
@@ -53,7 +58,11 @@ class Transaction:
 
 
 class Database:
-    """The pool. Every method raises DatabaseUnavailable when PostgreSQL is away."""
+    """The pool.
+
+    Every method raises DatabaseUnavailable when PostgreSQL is away, and DatabaseRefused when it
+    answers with an error.
+    """
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], timeout_s: float) -> None:
         self._pool = pool
@@ -84,7 +93,7 @@ class Database:
     async def _connection(
         self,
     ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
-        with _unavailable_when_away():
+        with _in_our_words():
             async with self._pool.acquire(timeout=self._timeout_s) as connection:
                 yield connection
 

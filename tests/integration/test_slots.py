@@ -1,0 +1,178 @@
+"""The worker's loop when Redis fails at the worst of times."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from orderflow.bull.connection import connect_worker
+from orderflow.bull.producer import NodeQueue
+from orderflow.bull.slots import SlotWorker
+from orderflow.sandbox.servers import free_port, start_redis
+
+PATIENCE_S = 20
+
+
+class Probe:
+    """A queue, a worker on it, and what the worker told."""
+
+    def __init__(self, url: str, prefix: str, processor: Any, **opts: Any) -> None:
+        self.prefix = f"{prefix}:probe"
+        self.redis = Redis.from_url(url, decode_responses=True)
+        self.queue = NodeQueue("probe", {"connection": connect_worker(url), "prefix": prefix})
+        self.told: list[tuple[str, str]] = []
+        self.worker = SlotWorker(
+            "probe",
+            processor,
+            {
+                "autorun": False,
+                "connection": connect_worker(url),
+                "blockingConnection": connect_worker(url),
+                "prefix": prefix,
+                "lockDuration": 20_000,
+                "stalledInterval": 300,
+                "runRetryDelay": 100,
+            }
+            | opts,
+        )
+        for event in ("completed", "failed", "error"):
+            self.worker.on(event, lambda first, *_, e=event: self.told.append((e, str(first))))
+        self.loop = asyncio.create_task(self.worker.run())
+
+    async def until(self, answers: Callable[[], Awaitable[Any]]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not await _unless_redis_is_away(answers):
+                await asyncio.sleep(0.01)
+
+    async def until_told(self, event: str, text: str = "") -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not any(e == event and text in said for e, said in self.told):
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        await self.worker.close(force=True)
+        await asyncio.gather(self.loop, return_exceptions=True)
+        await self.queue.close()
+        await self.redis.aclose()
+
+
+async def _unless_redis_is_away(answers: Callable[[], Awaitable[Any]]) -> Any:
+    try:
+        return await answers()
+    except (RedisError, OSError):
+        return None
+
+
+@pytest.fixture
+async def probe() -> AsyncIterator[Callable[..., Probe]]:
+    probes: list[Probe] = []
+
+    def make(*args: Any, **opts: Any) -> Probe:
+        probes.append(Probe(*args, **opts))
+        return probes[-1]
+
+    yield make
+    for made in probes:
+        await made.close()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Any]:
+    servers = [start_redis(tmp_path / "redis", free_port())]
+
+    def restart() -> None:
+        servers.append(start_redis(tmp_path / "redis", servers[0].port))
+
+    yield servers[0], restart
+    servers[-1].stop()
+
+
+async def test_work_done_while_redis_is_away_is_recorded_and_not_done_again(own_redis, probe):
+    server, restart = own_redis
+    runs: list[str] = []
+    started, may_end = asyncio.Event(), asyncio.Event()
+
+    async def process(job: Any, _token: str) -> dict[str, int]:
+        runs.append(job.id)
+        started.set()
+        await may_end.wait()
+        return {"run": len(runs)}
+
+    bench = probe(server.url, "away", process)
+    job = await bench.queue.add("probe", {}, {"attempts": 3})
+    await asyncio.wait_for(started.wait(), PATIENCE_S)
+    server.kill()
+    may_end.set()
+    await bench.until_told("error")
+    restart()
+    await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:completed", job.id))
+
+    assert runs == [job.id]
+    kept = await bench.redis.hgetall(f"{bench.prefix}:{job.id}")
+    assert (kept["returnvalue"], kept["atm"]) == ('{"run":1}', "1")
+    assert "failedReason" not in kept
+
+
+async def test_a_job_whose_lock_went_to_another_is_not_overwritten(redis_server, probe):
+    may_end = asyncio.Event()
+
+    async def process(_job: Any, _token: str) -> dict[str, str]:
+        await may_end.wait()
+        return {"by": "the first"}
+
+    bench = probe(redis_server.url, "lost-lock", process)
+    job = await bench.queue.add("probe", {})
+    lock = f"{bench.prefix}:{job.id}:lock"
+    await bench.until(lambda: bench.redis.exists(lock))
+    await bench.redis.set(lock, "another's token", px=60_000)
+    may_end.set()
+    await bench.until_told("error", "Lock mismatch")
+    assert await bench.redis.hget(f"{bench.prefix}:{job.id}", "returnvalue") is None
+    assert "completed" not in dict(bench.told)
+
+
+async def test_a_result_that_is_no_json_is_a_failed_attempt(redis_server, probe):
+    async def process(_job: Any, _token: str) -> dict[str, object]:
+        return {"when": object()}
+
+    bench = probe(redis_server.url, "no-json", process)
+    job = await bench.queue.add("probe", {}, {"attempts": 1})
+    await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:failed", job.id))
+    reason = await bench.redis.hget(f"{bench.prefix}:{job.id}", "failedReason")
+    assert reason == "Object of type object is not JSON serializable"
+
+
+async def test_a_pause_ends_when_the_jobs_do_and_a_resume_goes_on(redis_server, probe):
+    may_end = asyncio.Event()
+
+    async def process(_job: Any, _token: str) -> dict[str, object]:
+        await may_end.wait()
+        return {}
+
+    bench = probe(redis_server.url, "pausing", process, concurrency=2)
+    for _ in range(5):
+        await bench.queue.add("probe", {})
+
+    async def two_run() -> bool:
+        return await bench.redis.llen(f"{bench.prefix}:active") == 2
+
+    await bench.until(two_run)
+    pausing = asyncio.create_task(bench.worker.pause())
+    await asyncio.sleep(0)
+    assert not pausing.done()
+    may_end.set()
+    await asyncio.wait_for(pausing, PATIENCE_S)
+    assert await bench.redis.llen(f"{bench.prefix}:wait") == 3, "nothing was fetched on the way"
+
+    bench.worker.resume()
+
+    async def all_ended() -> bool:
+        return await bench.redis.llen(f"{bench.prefix}:wait") == 0
+
+    await bench.until(all_ended)

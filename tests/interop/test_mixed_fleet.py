@@ -324,7 +324,7 @@ async def test_we_list_the_workers_of_both_languages(node, resources, start_work
     start_worker("probe")
     node.ask("startWorker", queue="probe", opts={"name": "of-node"})
     async with asyncio.timeout(5):
-        while len(await resources.queues.queue("probe").get_workers()) != 2:  # noqa: ASYNC110 - Redis is asked
+        while len(await resources.queues.queue("probe").get_workers()) != 2:
             await asyncio.sleep(0.01)
 
 

@@ -184,7 +184,7 @@ async def test_a_strategy_of_our_own_decides_by_attempt_and_error(resources, set
     opts = {"attempts": 9, "backoff": {"type": "by-hand"}}
     await resources.queues.queue("probe").add("probe", {}, opts)
     async with asyncio.timeout(10):
-        while keys("probe").count("failed") == 0:  # noqa: ASYNC110 - Redis is asked
+        while keys("probe").count("failed") == 0:
             await asyncio.sleep(0.01)
     await worker.close()
     await running

@@ -28,7 +28,7 @@ BuildWorker = Callable[..., Worker]
 
 async def until(answers: Callable[[], bool], patience_s: float = 20) -> None:
     async with asyncio.timeout(patience_s):
-        while not answers():  # noqa: ASYNC110 - Redis is asked
+        while not answers():
             await asyncio.sleep(0.01)
 
 

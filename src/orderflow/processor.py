@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
 
 from orderflow.bull.queues import Schedule
+from orderflow.bull.slots import is_cancelled_from_outside
 from orderflow.bull.worker import Delivery
 from orderflow.errors import (
     AmountMismatch,
@@ -96,7 +97,7 @@ class QueueWorker:
                 log.warning("job refused", reason=str(error))
                 raise UnrecoverableError(str(error)) from error
             except asyncio.CancelledError as error:
-                if _is_being_stopped():
+                if is_cancelled_from_outside():
                     raise
                 raise JobInterrupted("the handler was cancelled from within") from error
             except Exception as error:
@@ -145,12 +146,6 @@ def _log_context(delivery: Delivery) -> dict[str, Any]:
         ids = {"order_id": "orderId", "payment_id": "paymentId"}
         context |= {name: delivery.data[key] for name, key in ids.items() if key in delivery.data}
     return context
-
-
-def _is_being_stopped() -> bool:
-    """Say whether someone outside cancels this task, rather than the handler itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _as_json(result: Result) -> Result:

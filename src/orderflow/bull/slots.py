@@ -16,16 +16,15 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgpack
 from bullmq import Job, UnrecoverableError, Worker
 from bullmq.custom_errors import DelayedError, WaitingChildrenError
 from bullmq.redis_connection import RedisConnection
-from bullmq.scripts import Scripts, raw2NextJobData
 from bullmq.timer import Timer
 from redis.exceptions import RedisError, ResponseError
 
 from orderflow.bull.backoff import backoff_delay_ms
 from orderflow.bull.producer import node_client_name
+from orderflow.bull.worker_scripts import WorkerScripts
 
 Processor = Callable[[Job, str], Awaitable[Any]]
 
@@ -64,7 +63,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
         super().__init__(name, processor, opts)
         if "blockingConnection" in opts:
             self._block_on(RedisConnection(opts["blockingConnection"]))
-        self.scripts = self.backend.scripts = _NamingScripts(
+        self.scripts = self.backend.scripts = WorkerScripts(
             self.prefix, name, self.backend.connection, self.workerName
         )
 
@@ -189,7 +188,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
         try:
             self.blockUntil = await self.waiting
         except asyncio.CancelledError:
-            if _is_cancelled_from_outside():
+            if is_cancelled_from_outside():
                 raise
             return False
         finally:
@@ -202,7 +201,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
         try:
             await self.waiting
         except asyncio.CancelledError:
-            if _is_cancelled_from_outside():
+            if is_cancelled_from_outside():
                 raise
         finally:
             self.waiting = None
@@ -263,7 +262,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
             except (DelayedError, WaitingChildrenError):
                 return None
             except asyncio.CancelledError as error:
-                if _is_cancelled_from_outside():
+                if is_cancelled_from_outside():
                     raise
                 return await self._end_failed(job, token, error)
             except Exception as error:
@@ -400,50 +399,6 @@ class _LostJob(Exception):
     """The job's lock is not ours any more; another worker has it, or will."""
 
 
-class _NamingScripts(Scripts):  # type: ignore[misc]
-    """BullMQ's scripts, with the worker's name given to them: they write it as `processedBy`."""
-
-    def __init__(self, prefix: str, queue: str, connection: Any, worker: str | None) -> None:
-        super().__init__(prefix, queue, connection)
-        self._worker = {"name": worker} if worker else {}
-
-    async def moveToActive(self, token: str, opts: dict[str, Any]) -> list[Any]:  # noqa: N802
-        """Take the next job."""
-        wanted = {
-            "token": token,
-            "lockDuration": opts["lockDuration"],
-            "limiter": opts.get("limiter"),
-            **self._worker,
-        }
-        keys = self.getKeys(_TAKE_KEYS)
-        args = [self.keys[""], round(time.time() * 1000), msgpack.packb(wanted)]
-        return raw2NextJobData(  # type: ignore[no-any-return]
-            await self.commands["moveToActive"](keys=keys, args=args)
-        )
-
-    def moveToFinishedArgs(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        """Return the arguments that end a job and take the next."""
-        keys, arguments = super().moveToFinishedArgs(*args, **kwargs)
-        if self._worker:
-            arguments[7] = msgpack.packb(msgpack.unpackb(arguments[7]) | self._worker)
-        return keys, arguments
-
-
-_TAKE_KEYS = [
-    "wait",
-    "active",
-    "prioritized",
-    "events",
-    "stalled",
-    "limiter",
-    "delayed",
-    "paused",
-    "meta",
-    "pc",
-    "marker",
-]
-
-
 def _mend_options(job: Job) -> None:
     """Put what can be meant in the place of options that BullMQ's scripts would stumble over."""
     attempts = job.opts.get("attempts")
@@ -455,7 +410,7 @@ def _mend_options(job: Job) -> None:
             job.opts[option] = False
 
 
-def _is_cancelled_from_outside() -> bool:
+def is_cancelled_from_outside() -> bool:
     """Say whether someone cancels this task, rather than a part of it cancelling itself."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

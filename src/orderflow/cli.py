@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from orderflow import __version__
 from orderflow.db.migrate import migrate as migrate_database
+from orderflow.doctor import EXIT_STATUS, Finding, Severity, examine, worst
 from orderflow.errors import OrderflowError
 from orderflow.logs import configure_logs
 from orderflow.products import load_products, read_catalogue
@@ -88,6 +89,31 @@ def reconcile() -> None:
         return counts.to_json()
 
     typer.echo(json.dumps(_run(reconcile_now())))
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what is wrong or risky about Redis, PostgreSQL and the queues. Changes nothing.
+
+    Exit status: 0 all is well, 1 there are warnings, 2 there are errors or wrong settings.
+    """
+    settings = _checked(load_settings)
+    findings = _run(examine(settings))
+    status = worst(findings)
+    if as_json:
+        found = [finding.to_json() for finding in findings]
+        typer.echo(json.dumps({"status": status, "findings": found}, indent=2))
+    else:
+        typer.echo("\n".join(map(_told, findings)))
+    raise typer.Exit(EXIT_STATUS[status])
+
+
+def _told(finding: Finding) -> str:
+    mark = "ok" if finding.severity is Severity.OK else finding.severity.upper()
+    told = f"{mark:<9}{finding.check:<21}{finding.message}"
+    return f"{told}\n{'':<9}fix: {finding.fix}" if finding.fix else told
 
 
 @app.command()

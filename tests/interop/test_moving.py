@@ -1,0 +1,285 @@
+"""The guide docs/moving-from-node.md, step by step, with real Node on the other side."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.conftest import wait_until
+from tests.interop.bridge import Node
+from tests.interop.conftest import NODE_OPTIONS, Keys, foreign_data
+
+from orderflow.contract import order_confirmation_job
+from orderflow.reconcile import run_once
+from orderflow.settings import Settings
+from orderflow.worker import worker_files
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "moving-from-node.md").read_text("utf-8")
+PAYMENTS, NOTIFICATIONS, ORDERS = "payment-processing", "notifications", "order-processing"
+Doctor = Callable[[str], str]
+
+
+@pytest.fixture
+def doctor(settings: Settings) -> Doctor:
+    """Ask `orderflow doctor` who works on a queue."""
+
+    def ask(queue: str) -> str:
+        environment = {
+            "REDIS_URL": settings.redis_dsn,
+            "DATABASE_URL": settings.database_dsn,
+            "QUEUE_PREFIX": settings.queue_prefix,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "orderflow.cli", "doctor", "--json"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode in (0, 1), done.stdout + done.stderr
+        told = [finding["message"] for finding in json.loads(done.stdout)["findings"]]
+        [message] = [m for m in told if m.startswith((f"{queue}: no worker", f"{queue}: 1 of"))]
+        return message.removeprefix(f"{queue}: ")
+
+    return ask
+
+
+def add_payments(node: Node, count: int, sleep_ms: int = 0) -> list[dict[str, Any]]:
+    """Let a Node producer add payments of orders that only it knows; return their data."""
+    data = [foreign_data(sleepMs=sleep_ms) for _ in range(count)]
+    jobs = [{"name": "process-payment", "data": d, "opts": NODE_OPTIONS} for d in data]
+    node.ask(
+        "addBulk", queue=PAYMENTS, jobs=[j | {"opts": j["opts"] | {"priority": 1}} for j in jobs]
+    )
+    return data
+
+
+def assert_each_was_done_once(queue: Keys, count: int) -> list[dict[str, str]]:
+    """Wait until `count` jobs are done, and see that it took one attempt each; return the jobs."""
+    queue.wait_for("completed", count, 60)
+    jobs = [queue.hash(job_id) for job_id in queue.ids("completed")]
+    assert Counter((job["ats"], job["atm"]) for job in jobs) == {("1", "1"): count}
+    assert len(queue.events("completed")) == count
+    assert queue.count("failed") == queue.count("active") == 0
+    return jobs
+
+
+def by_node(jobs: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [job for job in jobs if json.loads(job["returnvalue"]) == {"by": "node"}]
+
+
+async def test_workers_first(
+    node, start_worker, keys, place, sql, gateway_server, mail_server, doctor
+):
+    payments, notifications = keys(PAYMENTS), keys(NOTIFICATIONS)
+    # Node alone.
+    node.ask("startWorker", queue=PAYMENTS, opts={"concurrency": 5})
+    node.ask("startWorker", queue=NOTIFICATIONS, opts={"concurrency": 5})
+    add_payments(node, 20)
+    assert len(by_node(assert_each_was_done_once(payments, 20))) == 20
+    assert doctor(PAYMENTS) == "1 of Node"
+
+    # 1. Our payment worker beside Node's.
+    ours = start_worker("payment", "--concurrency", "10")
+    wait_until(lambda: doctor(PAYMENTS) == "1 of Node, 1 of orderflow", "both workers")
+    data = add_payments(node, 200, sleep_ms=20)
+    shared = by_node(assert_each_was_done_once(payments, 220))
+    assert 20 < len(shared) < 220, "one of them did nothing"
+    charged = [d for d in data if gateway_server.charge(d["paymentId"])]
+    assert len(charged) == 220 - len(shared)
+
+    # 2. Node's payment worker stopped; its notification worker gets what ours adds.
+    node.ask("stopWorker", queue=PAYMENTS)
+    wait_until(lambda: doctor(PAYMENTS) == "1 of orderflow", "ours alone")
+    more = add_payments(node, 20)
+    assert len(by_node(assert_each_was_done_once(payments, 240))) == len(shared)
+    assert all(gateway_server.charge(d["paymentId"]) for d in more)
+    assert_each_was_done_once(notifications, len(charged) + 20)
+    told = {ran["data"]["orderId"] for ran in node.ask("ran", queue=NOTIFICATIONS)}
+    assert told == {str(d["orderId"]) for d in charged + more}
+
+    # 3. and 4. Checkout is ours, and after what Node added is done, notifications are.
+    node.ask("stopWorker", queue=NOTIFICATIONS)
+    start_worker("notification", "--concurrency", "20")
+    assert doctor(NOTIFICATIONS) == "1 of orderflow"
+    receipts = [await place() for _ in range(5)]
+    assert_each_was_done_once(payments, 245)
+    assert_each_was_done_once(notifications, len(told) + 5)
+    for receipt in receipts:
+        assert len(mail_server.mails(receipt.order_id)) == 1
+
+    # 5. The order worker: adopted orders are marked as told, and nobody is mailed again.
+    assert await unsettled(sql) == len(told)
+    start_worker("order", RECONCILE_INTERVAL_MS="300", RECONCILE_GRACE_MS="1")
+    await wait_until_settled(sql)
+    assert ours.process.poll() is None
+    assert [len(mail_server.mails(receipt.order_id)) for receipt in receipts] == [1] * 5
+    assert await sql.fetchval("SELECT count(*) FROM notifications") == 5
+    assert payments.count("completed") == 245
+
+
+async def unsettled(sql: Any) -> int:
+    count: int = await sql.fetchval("SELECT count(*) FROM orders WHERE notified_at IS NULL")
+    return count
+
+
+async def wait_until_settled(sql: Any) -> None:
+    async with asyncio.timeout(30):
+        while await unsettled(sql):
+            await asyncio.sleep(0.02)
+
+
+def charge_as_node(gateway_url: str, receipt: Any) -> str:
+    """Charge as Node's payment worker does: the payment id is the key. Return the charge's id."""
+    answer = httpx.post(
+        f"{gateway_url}/charges",
+        headers={"Idempotency-Key": str(receipt.payment_id)},
+        json={"amount": str(receipt.total), "currency": "EUR", "method": "card"},
+        trust_env=False,
+    )
+    charge_id: str = answer.raise_for_status().json()["id"]
+    return charge_id
+
+
+async def test_producers_first(
+    node, start_worker, keys, place, sql, gateway_server, mail_server, doctor
+):
+    payments = keys(PAYMENTS)
+    node.ask("startWorker", queue=PAYMENTS, opts={"concurrency": 5})
+
+    # 1. Checkout is ours, with Node's workers behind it.
+    receipts = [await place() for _ in range(5)]
+    charges = [charge_as_node(gateway_server.url, receipt) for receipt in receipts]
+    jobs = assert_each_was_done_once(payments, 5)
+    assert by_node(jobs) == jobs
+    ran = {job["data"]["paymentId"] for job in node.ask("ran", queue=PAYMENTS)}
+    assert ran == {str(receipt.payment_id) for receipt in receipts}
+    assert await sql.fetch("SELECT DISTINCT status FROM orders") == [("pending",)]
+
+    # 2. The workers are ours.
+    node.ask("stopWorker", queue=PAYMENTS)
+    start_worker("payment", "--concurrency", "10")
+    start_worker("notification", "--concurrency", "20")
+    assert doctor(PAYMENTS) == "1 of orderflow"
+    assert doctor(NOTIFICATIONS) == "1 of orderflow"
+    later = await place()
+    wait_until(lambda: len(mail_server.mails(later.order_id)) == 1, "the mail of a new order")
+
+    # 3. The order worker brings the rows up to date, and no money is taken twice.
+    start_worker("order", RECONCILE_INTERVAL_MS="300", RECONCILE_GRACE_MS="1")
+    await wait_until_settled(sql)
+    rows = await sql.fetch(
+        "SELECT transaction_id FROM payments WHERE id <> $1 ORDER BY id", later.payment_id
+    )
+    assert [row["transaction_id"] for row in rows] == charges
+    for receipt in receipts:
+        assert gateway_server.charge(receipt.payment_id)["amount"] == str(receipt.total)
+        assert len(mail_server.mails(receipt.order_id)) == 1
+    assert await sql.fetch("SELECT DISTINCT status FROM orders") == [("confirmed",)]
+
+
+async def test_and_back(node, start_worker, keys, place, sql, doctor):
+    payments = keys(PAYMENTS)
+    names = {"payment": PAYMENTS, "notification": NOTIFICATIONS, "order": ORDERS}
+    fleet = {name: start_worker(name) for name in names}
+    for _ in range(5):
+        await place()
+    add_payments(node, 20)
+    await wait_until_settled(sql)
+    assert_each_was_done_once(payments, 25)
+
+    # 2. The order worker goes first, and its scheduler with it.
+    assert fleet["order"].stop() == 0
+    assert node.ask("removeJobScheduler", queue=ORDERS, schedulerId="reconcile") is True
+    assert node.ask("getJobSchedulers", queue=ORDERS) == []
+    for state in ("wait", "delayed", "prioritized"):
+        assert keys(ORDERS).count(state) == 0
+
+    # 3. Node's beside ours, then Node alone, with jobs coming in all the time.
+    node.ask("startWorker", queue=PAYMENTS, opts={"concurrency": 5})
+    wait_until(lambda: doctor(PAYMENTS) == "1 of Node, 1 of orderflow", "both workers")
+    add_payments(node, 100, sleep_ms=10)
+    assert fleet["payment"].stop() == 0
+    assert_each_was_done_once(payments, 125)
+    node.ask("startWorker", queue=NOTIFICATIONS, opts={"concurrency": 5})
+    assert fleet["notification"].stop() == 0
+    add_payments(node, 20)
+    done = by_node(assert_each_was_done_once(payments, 145))
+    assert len(done) >= 20
+    assert doctor(PAYMENTS) == doctor(NOTIFICATIONS) == "1 of Node"
+    wait_until(
+        lambda: all(
+            keys(NOTIFICATIONS).count(state) == 0 for state in ("prioritized", "wait", "active")
+        ),
+        "Node to end what ours left",
+    )
+
+
+async def test_why_the_order_worker_comes_last(node, resources, place, keys, sql):
+    """A job that Node ran left no trace in our rows, so the reconciler runs it again."""
+    receipt = await place()
+    for queue in (PAYMENTS, NOTIFICATIONS):
+        node.ask("startWorker", queue=queue)
+    assert_each_was_done_once(keys(PAYMENTS), 1)
+    counts = await run_once(db=resources.db, queues=resources.queues, grace_ms=0)
+    assert counts.jobs_retried == 1, "then the guide's rule is not needed any more"
+
+    await sql.execute("UPDATE orders SET status = 'confirmed'")
+    await resources.queues.add(order_confirmation_job(str(receipt.order_id), "user-1"))
+    assert_each_was_done_once(keys(NOTIFICATIONS), 1)
+    await run_once(db=resources.db, queues=resources.queues, grace_ms=0)
+    wait_until(lambda: len(node.ask("ran", queue=NOTIFICATIONS)) == 2, "a second mail by Node")
+
+
+# --- The guide itself -----------------------------------------------------------------------------
+
+
+def fenced() -> str:
+    return "\n".join(re.findall(r"^ *```\w*\n(.*?)^ *```$", GUIDE, re.MULTILINE | re.DOTALL))
+
+
+def commands() -> list[str]:
+    """Return each command of ours in the guide once."""
+    lines = [line.strip() for line in fenced().splitlines()]
+    return sorted({line for line in lines if re.match(r"orderflow |python -m orderflow", line)})
+
+
+def test_the_guide_has_commands() -> None:
+    assert "orderflow doctor" in commands()
+    assert len(commands()) >= 6
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_guide_is_one_that_exists(command: str) -> None:
+    program, *args = shlex.split(command)
+    module = ["orderflow.cli"] if program == "orderflow" else [args.pop(1)]
+    args = args if program == "orderflow" else args[1:]
+    done = subprocess.run(
+        [sys.executable, "-m", *module, *args, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout or "usage" in done.stdout
+    if module == ["orderflow.worker"]:
+        assert args[0] in worker_files()
+
+
+def test_every_setting_of_the_guide_is_in_the_example() -> None:
+    words = set(re.findall(r"[`\n]([A-Z]+(?:_[A-Z]+)+)[=`]", GUIDE))
+    example = (ROOT / ".env.example").read_text("utf-8")
+    known = set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
+    assert {"QUEUE_PREFIX", "PRIORITY_HIGH", "WORKER_LOCK_MS"} <= words
+    assert words <= known

@@ -7,6 +7,7 @@ however often the job is delivered.
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -102,7 +103,7 @@ async def _settle(payment: Payment, db: Database, gateway: Gateway) -> Payment:
     if begun is not None:
         asked_before = begun["status_before"] == PaymentStatus.PROCESSING
         outcome = await _outcome(payment, gateway, asked_before=asked_before)
-        await _write_outcome(payment, outcome, db)
+        await write_outcome(payment.id, outcome, db)
     # Read again: whoever wrote first decided, and it may have been another worker.
     row = await db.fetchrow("find_payment", payment.id)
     if row is None:
@@ -131,11 +132,15 @@ async def _outcome(payment: Payment, gateway: Gateway, *, asked_before: bool) ->
     )
 
 
-async def _write_outcome(payment: Payment, outcome: Outcome | None, db: Database) -> None:
+async def write_outcome(payment_id: UUID, outcome: Outcome | None, db: Database) -> None:
+    """Write what came of a payment, and with it its order, unless that is written already.
+
+    None is cash: paid without a charge.
+    """
     if isinstance(outcome, Declined):
         written = await db.fetchrow(
             "settle_declined",
-            payment.id,
+            payment_id,
             outcome.reason,
             may_become_payment(PaymentStatus.FAILED),
             may_become_order(OrderStatus.CANCELLED),
@@ -143,15 +148,14 @@ async def _write_outcome(payment: Payment, outcome: Outcome | None, db: Database
     else:
         written = await db.fetchrow(
             "settle_paid",
-            payment.id,
+            payment_id,
             outcome.transaction_id if isinstance(outcome, Approved) else None,
             may_become_payment(PaymentStatus.COMPLETED),
             may_become_order(OrderStatus.CONFIRMED),
         )
     log.info(
         "payment settled" if written else "payment was settled by another worker",
-        order_id=payment.order_key,
-        payment_id=payment.key,
+        payment_row=str(payment_id),
         outcome="declined" if isinstance(outcome, Declined) else "paid",
     )
 

@@ -2,7 +2,7 @@
 
 PostgreSQL is the truth. An order whose customer was not told yet needs a job: one that charges
 while its payment is open, one that notifies after. Where Redis has lost it, or where it has
-ended without its effect, it is put back.
+failed, it is put back; where a worker in Node has done it, its result goes into the rows.
 """
 
 from __future__ import annotations
@@ -10,13 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import structlog
 
 from orderflow.bull.queues import JobQueues, JobState
-from orderflow.contract import NewJob, order_confirmation_job, payment_failed_job, payment_job
+from orderflow.charge import write_outcome
+from orderflow.contract import (
+    JobName,
+    NewJob,
+    order_confirmation_job,
+    payment_failed_job,
+    payment_job,
+)
 from orderflow.db import Database
+from orderflow.gateways import Approved, Declined, Outcome
 from orderflow.orders import OrderStatus, Row
 
 log = structlog.get_logger(__name__)
@@ -32,6 +41,7 @@ class Counts:
     unsettled: int = 0
     jobs_added: int = 0
     jobs_retried: int = 0
+    results_taken: int = 0
     keys_purged: int = 0
 
     def to_json(self) -> dict[str, int]:
@@ -48,7 +58,7 @@ async def run_once(*, db: Database, queues: JobQueues, grace_ms: int) -> Counts:
     after = _START
     while True:
         rows = await db.fetch("unsettled_orders", *after, grace_ms / 1000, PAGE_SIZE)
-        await _put_back([_wanted(row) for row in rows], queues, counts)
+        await _put_back(rows, db, queues, counts)
         counts.unsettled += len(rows)
         if len(rows) < PAGE_SIZE:
             break
@@ -73,9 +83,10 @@ def _wanted(row: Row) -> NewJob:
             return order_confirmation_job(order_key, row["user_id"])
 
 
-async def _put_back(jobs: Sequence[NewJob], queues: JobQueues, counts: Counts) -> None:
+async def _put_back(rows: Sequence[Row], db: Database, queues: JobQueues, counts: Counts) -> None:
+    jobs = [_wanted(row) for row in rows]
     states = await queues.states(jobs) if jobs else []
-    for job, state in zip(jobs, states, strict=True):
+    for row, job, state in zip(rows, jobs, states, strict=True):
         match state:
             case JobState.MISSING:
                 await queues.add(job)
@@ -83,9 +94,40 @@ async def _put_back(jobs: Sequence[NewJob], queues: JobQueues, counts: Counts) -
             case JobState.LOST:
                 await queues.replace(job)
                 counts.jobs_added += 1
-            case JobState.FAILED | JobState.COMPLETED:
-                # Kept jobs block a new one with their id, so they run again instead.
+            case JobState.FAILED:
+                # A kept job blocks a new one with its id, so it runs again instead.
                 counts.jobs_retried += await queues.retry(job, state)
+            case JobState.COMPLETED:
+                await _take_over(row, job, db, queues, counts)
             case JobState.LIVE:
                 continue
-        log.info("job put back", job_id=job.job_id, found=state.value)
+        log.info("job put right", job_id=job.job_id, found=state.value)
+
+
+async def _take_over(
+    row: Row, job: NewJob, db: Database, queues: JobQueues, counts: Counts
+) -> None:
+    """Write down what a job came to that ended without our rows: a worker in Node ran it.
+
+    To run it again would charge or tell a second time, as far as that worker allows it.
+    """
+    if job.name is not JobName.PROCESS_PAYMENT:
+        await db.fetchrow("mark_notified", row["id"])
+        counts.results_taken += 1
+        return
+    outcome = _outcome(await queues.result(job))
+    if outcome is None:
+        counts.jobs_retried += await queues.retry(job, JobState.COMPLETED)
+        return
+    await write_outcome(row["payment_id"], outcome, db)
+    counts.results_taken += 1
+
+
+def _outcome(result: Any) -> Outcome | None:
+    """Read the result of a payment job as the contract has it; None if it does not say enough."""
+    match result:
+        case {"success": True, "transactionId": str(transaction_id)} if transaction_id:
+            return Approved(transaction_id)
+        case {"success": False}:
+            return Declined(str(result.get("reason") or "declined"))
+    return None

@@ -119,3 +119,52 @@ async def test_expired_idempotency_keys_are_purged(resources, sql):
     )
     assert (await run(resources)).keys_purged == 1
     assert await sql.fetchval("SELECT key FROM idempotency_keys") == "new"
+
+
+async def complete_in_node(redis: Redis, resources: Resources, job, result: str) -> None:
+    """Leave the keys that a worker in Node leaves when it has done a job."""
+    prefix = f"{resources.settings.queue_prefix}:{job.queue}"
+    await redis.zrem(f"{prefix}:prioritized", job.job_id)
+    await redis.zadd(f"{prefix}:completed", {job.job_id: 1})
+    await redis.hset(f"{prefix}:{job.job_id}", "returnvalue", result)
+
+
+@pytest.mark.parametrize(
+    ("result", "order", "payment", "transaction"),
+    [
+        ('{"success":true,"transactionId":"ch_node"}', "confirmed", "completed", "ch_node"),
+        ('{"success":false,"transactionId":null,"reason":"no"}', "cancelled", "failed", None),
+    ],
+)
+async def test_a_payment_that_node_took_is_written_down_and_not_taken_again(
+    resources, place, redis, sql, result, order, payment, transaction
+):
+    receipt = await place()
+    await complete_in_node(redis, resources, payment_job_of(receipt), result)
+
+    assert await run(resources) == reconcile.Counts(unsettled=1, results_taken=1)
+
+    assert await sql.fetchval("SELECT status FROM orders") == order
+    row = await sql.fetchrow("SELECT status, transaction_id FROM payments")
+    assert tuple(row) == (payment, transaction)
+    # And the next run sees to it that the customer is told.
+    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
+
+
+@pytest.mark.parametrize("result", ["null", '{"success":true}', "[]", '"ok"'])
+async def test_a_result_that_says_nothing_is_asked_for_again(resources, place, redis, result):
+    receipt = await place()
+    await complete_in_node(redis, resources, payment_job_of(receipt), result)
+    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_retried=1)
+
+
+async def test_a_customer_whom_node_told_is_not_told_again(resources, place, redis, sql):
+    receipt = await place()
+    await sql.execute("UPDATE orders SET status = 'confirmed'")
+    job = order_confirmation_job(str(receipt.order_id), "user-1")
+    await resources.queues.add(job)
+    await complete_in_node(redis, resources, job, '{"success":true}')
+
+    assert await run(resources) == reconcile.Counts(unsettled=1, results_taken=1)
+    assert await sql.fetchval("SELECT notified_at IS NOT NULL FROM orders")
+    assert await run(resources) == reconcile.Counts()

@@ -19,8 +19,7 @@ from tests.conftest import wait_until
 from tests.interop.bridge import Node
 from tests.interop.conftest import NODE_OPTIONS, Keys, foreign_data
 
-from orderflow.contract import order_confirmation_job
-from orderflow.reconcile import run_once
+from orderflow.reconcile import Counts, run_once
 from orderflow.settings import Settings
 from orderflow.worker import worker_files
 
@@ -226,20 +225,28 @@ async def test_and_back(node, start_worker, keys, place, sql, doctor):
     )
 
 
-async def test_why_the_order_worker_comes_last(node, resources, place, keys, sql):
-    """A job that Node ran left no trace in our rows, so the reconciler runs it again."""
-    receipt = await place()
-    for queue in (PAYMENTS, NOTIFICATIONS):
-        node.ask("startWorker", queue=queue)
-    assert_each_was_done_once(keys(PAYMENTS), 1)
-    counts = await run_once(db=resources.db, queues=resources.queues, grace_ms=0)
-    assert counts.jobs_retried == 1, "then the guide's rule is not needed any more"
+async def test_what_node_ran_goes_into_our_rows_and_is_not_run_again(
+    node, resources, place, keys, sql
+):
+    """With workers in Node that return what the contract says, the order worker may run."""
 
-    await sql.execute("UPDATE orders SET status = 'confirmed'")
-    await resources.queues.add(order_confirmation_job(str(receipt.order_id), "user-1"))
+    async def reconciled() -> Counts:
+        return await run_once(db=resources.db, queues=resources.queues, grace_ms=0)
+
+    returns = {"success": True, "transactionId": "ch_of_node"}
+    node.ask("startWorker", queue=PAYMENTS, returns=returns)
+    node.ask("startWorker", queue=NOTIFICATIONS, returns={"success": True})
+    await place()
+    assert_each_was_done_once(keys(PAYMENTS), 1)
+    assert await reconciled() == Counts(unsettled=1, results_taken=1)
+    assert await sql.fetchval("SELECT transaction_id FROM payments") == "ch_of_node"
+    assert await sql.fetchval("SELECT status FROM orders") == "confirmed"
+
+    assert await reconciled() == Counts(unsettled=1, jobs_added=1), "the confirmation"
     assert_each_was_done_once(keys(NOTIFICATIONS), 1)
-    await run_once(db=resources.db, queues=resources.queues, grace_ms=0)
-    wait_until(lambda: len(node.ask("ran", queue=NOTIFICATIONS)) == 2, "a second mail by Node")
+    assert await reconciled() == Counts(unsettled=1, results_taken=1)
+    assert await reconciled() == Counts(), "all is well, and Node mailed once"
+    assert len(node.ask("ran", queue=NOTIFICATIONS)) == 1
 
 
 # --- The guide itself -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -125,6 +126,11 @@ class JobQueues:
             # BullMQ's own answer to a job that was removed or moved in between.
             return False
         return True
+
+    async def result(self, job: NewJob) -> Any:
+        """Return what a completed job returned, whoever ran it; None if it is gone."""
+        kept = await self.queue(job.queue).getJob(job.job_id)
+        return None if kept is None else kept.returnvalue
 
     async def ensure_schedule(self, queue: str, schedule: Schedule) -> bool:
         """Put a job scheduler (back) in place; return whether it was missing or different."""

@@ -3,7 +3,7 @@
 //   {sleepMs}          it takes that long
 //   {failTimes, fail}  that many attempts end with an Error of that message
 //   {unrecoverable}    it ends with an UnrecoverableError of that message
-//   {value}            it is the job's value; else {by: 'node'}
+//   {value}            it is the job's value; else what the worker returns, {by: 'node'}
 import { setTimeout as sleep } from 'node:timers/promises';
 
 export class Consumers {
@@ -17,12 +17,12 @@ export class Consumers {
     this.#connect = connect;
   }
 
-  async startWorker({ prefix, queue, opts = {} }) {
+  async startWorker({ prefix, queue, opts = {}, returns = { by: 'node' } }) {
     const client = this.#connect();
     this.#clients.push(client);
     const ran = [];
     const errors = [];
-    const worker = new this.#bullmq.Worker(queue, job => this.#process(job, ran), {
+    const worker = new this.#bullmq.Worker(queue, job => this.#process(job, ran, returns), {
       connection: client,
       prefix,
       ...opts,
@@ -32,7 +32,7 @@ export class Consumers {
     this.#workers.set(`${prefix}:${queue}`, { worker, ran, errors });
   }
 
-  async #process(job, ran) {
+  async #process(job, ran, returns) {
     ran.push({ id: job.id, name: job.name, data: job.data, attempt: job.attemptsMade + 1 });
     const { sleepMs, failTimes = 0, fail, unrecoverable, value } = job.data;
     if (sleepMs) {
@@ -44,7 +44,7 @@ export class Consumers {
     if (job.attemptsMade < failTimes) {
       throw new Error(fail ?? 'as asked');
     }
-    return value ?? { by: 'node' };
+    return value ?? returns;
   }
 
   async ran({ prefix, queue }) {

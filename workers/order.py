@@ -21,6 +21,7 @@ async def reconcile(_job: Payload, resources: Resources) -> dict[str, Any]:
     counts = await run_once(
         db=resources.db,
         queues=resources.queues,
+        gateway=resources.gateway,
         grace_ms=resources.settings.reconcile_grace_ms,
     )
     return counts.to_json()

@@ -84,7 +84,10 @@ def reconcile() -> None:
         configure_logs(settings.log_format, settings.log_level)
         async with open_resources(settings) as resources:
             counts = await run_once(
-                db=resources.db, queues=resources.queues, grace_ms=settings.reconcile_grace_ms
+                db=resources.db,
+                queues=resources.queues,
+                gateway=resources.gateway,
+                grace_ms=settings.reconcile_grace_ms,
             )
         return counts.to_json()
 

@@ -20,12 +20,15 @@ from orderflow.charge import write_outcome
 from orderflow.contract import (
     JobName,
     NewJob,
+    PaymentMethod,
+    gateway_key,
     order_confirmation_job,
     payment_failed_job,
     payment_job,
 )
 from orderflow.db import Database
-from orderflow.gateways import Approved, Declined, Outcome
+from orderflow.errors import GatewayUnavailable
+from orderflow.gateways import Approved, Declined, Gateway, Outcome
 from orderflow.orders import OrderStatus, Row
 
 log = structlog.get_logger(__name__)
@@ -49,7 +52,7 @@ class Counts:
         return asdict(self)
 
 
-async def run_once(*, db: Database, queues: JobQueues, grace_ms: int) -> Counts:
+async def run_once(*, db: Database, queues: JobQueues, gateway: Gateway, grace_ms: int) -> Counts:
     """Look at every unsettled order that rested for `grace_ms`, oldest first, page by page.
 
     Raises DatabaseUnavailable or redis.RedisError; what was done until then stays done.
@@ -58,7 +61,7 @@ async def run_once(*, db: Database, queues: JobQueues, grace_ms: int) -> Counts:
     after = _START
     while True:
         rows = await db.fetch("unsettled_orders", *after, grace_ms / 1000, PAGE_SIZE)
-        await _put_back(rows, db, queues, counts)
+        await _put_back(rows, db, queues, gateway, counts)
         counts.unsettled += len(rows)
         if len(rows) < PAGE_SIZE:
             break
@@ -83,7 +86,9 @@ def _wanted(row: Row) -> NewJob:
             return order_confirmation_job(order_key, row["user_id"])
 
 
-async def _put_back(rows: Sequence[Row], db: Database, queues: JobQueues, counts: Counts) -> None:
+async def _put_back(
+    rows: Sequence[Row], db: Database, queues: JobQueues, gateway: Gateway, counts: Counts
+) -> None:
     jobs = [_wanted(row) for row in rows]
     states = await queues.states(jobs) if jobs else []
     for row, job, state in zip(rows, jobs, states, strict=True):
@@ -98,14 +103,14 @@ async def _put_back(rows: Sequence[Row], db: Database, queues: JobQueues, counts
                 # A kept job blocks a new one with its id, so it runs again instead.
                 counts.jobs_retried += await queues.retry(job, state)
             case JobState.COMPLETED:
-                await _take_over(row, job, db, queues, counts)
+                await _take_over(row, job, db, queues, gateway, counts)
             case JobState.LIVE:
                 continue
         log.info("job put right", job_id=job.job_id, found=state.value)
 
 
 async def _take_over(
-    row: Row, job: NewJob, db: Database, queues: JobQueues, counts: Counts
+    row: Row, job: NewJob, db: Database, queues: JobQueues, gateway: Gateway, counts: Counts
 ) -> None:
     """Write down what a job came to that ended without our rows: a worker in Node ran it.
 
@@ -115,12 +120,22 @@ async def _take_over(
         await db.fetchrow("mark_notified", row["id"])
         counts.results_taken += 1
         return
-    outcome = _outcome(await queues.result(job))
+    try:
+        outcome = await _known_to(gateway, row) or _outcome(await queues.result(job))
+    except GatewayUnavailable:
+        return  # the next run asks again
     if outcome is None:
         counts.jobs_retried += await queues.retry(job, JobState.COMPLETED)
         return
     await write_outcome(row["payment_id"], outcome, db)
     counts.results_taken += 1
+
+
+async def _known_to(gateway: Gateway, row: Row) -> Outcome | None:
+    """Ask the gateway, whose word on money is better than that of a job in Redis."""
+    if PaymentMethod(row["method"]) is PaymentMethod.CASH:
+        return None
+    return await gateway.find(gateway_key(row["payment_external_id"] or str(row["payment_id"])))
 
 
 def _outcome(result: Any) -> Outcome | None:

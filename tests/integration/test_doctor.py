@@ -19,12 +19,13 @@ import asyncpg
 import pytest
 from redis import Redis
 
-from orderflow import doctor
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.queues import JobQueues, open_queues
 from orderflow.contract import QueueName
 from orderflow.db.migrate import migrate
 from orderflow.doctor import Finding, Severity, examine, worst
+from orderflow.doctor import postgres as postgres_checks
+from orderflow.doctor import redis as redis_checks
 from orderflow.sandbox.servers import Server, free_port, start_postgres, start_redis
 from orderflow.settings import Settings
 
@@ -246,13 +247,13 @@ async def test_a_redis_that_hangs_is_given_up_on(well, own_redis):
     assert (fault.check, fault.severity) == ("redis", Severity.ERROR)
 
 
-async def site_of(settings: Settings, redis: Redis, **info: object) -> doctor.RedisSite:
+async def site_of(settings: Settings, redis: Redis, **info: object) -> redis_checks.RedisSite:
     """Return a site whose Redis says these things of itself."""
     from redis.asyncio import Redis as AsyncRedis
 
     client = AsyncRedis.from_url(settings.redis_dsn, decode_responses=True)
     queues = JobQueues(client, settings.queue_prefix, settings.priorities)
-    return doctor.RedisSite(settings, client, queues, redis.info() | info)
+    return redis_checks.RedisSite(settings, client, queues, redis.info() | info)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ async def site_of(settings: Settings, redis: Redis, **info: object) -> doctor.Re
 )
 async def test_a_redis_older_than_bullmq_asks_for(well, redis, version, severity):
     site = await site_of(well, redis, redis_version=version)
-    [finding] = await doctor.redis_version(site)
+    [finding] = await redis_checks.redis_version(site)
     assert finding.severity is severity
     assert version in finding.message
     await site.client.aclose()
@@ -275,7 +276,7 @@ async def test_a_redis_older_than_bullmq_asks_for(well, redis, version, severity
 
 async def test_an_append_only_file_that_cannot_be_written(well, redis):
     site = await site_of(well, redis, aof_last_write_status="err")
-    [finding] = await doctor.redis_persistence(site)
+    [finding] = await redis_checks.redis_persistence(site)
     assert finding.severity is Severity.ERROR
     await site.client.aclose()
 
@@ -349,7 +350,7 @@ async def test_what_redis_may_not_be_asked_is_a_warning_and_the_rest_goes_on(wel
 )
 async def test_clocks_that_differ(well, monkeypatch, off_by_s, severity):
     real = time.time
-    monkeypatch.setattr("orderflow.doctor.time.time", lambda: real() - off_by_s)
+    monkeypatch.setattr("orderflow.doctor.findings.time.time", lambda: real() - off_by_s)
     findings = await examine(well)
     for check in ("redis-clock", "postgres-clock"):
         [finding] = of(findings, check)
@@ -394,8 +395,8 @@ async def test_queues_under_another_prefix_than_ours(well, redis):
 
 
 async def test_a_search_of_keys_that_is_bounded_says_so(well, redis, monkeypatch):
-    monkeypatch.setattr("orderflow.doctor._SCAN_STEPS", 1)
-    monkeypatch.setattr("orderflow.doctor._SCAN_STEP", 10)
+    monkeypatch.setattr("orderflow.doctor.redis._SCAN_STEPS", 1)
+    monkeypatch.setattr("orderflow.doctor.redis._SCAN_STEP", 10)
     for number in range(200):
         redis.set(f"noise:{number}", "")
     [finding] = of(await examine(well), "prefix")
@@ -457,7 +458,7 @@ async def test_the_library_of_a_connection_wins_over_its_name():
     """Redis 7.2 tells it."""
     name = f"{node_client_name(PREFIX, 'notifications')}:w:mailer-7"
     seen = {
-        library: doctor._worker({"name": name, "lib-name": library}, PREFIX, "notifications")
+        library: redis_checks._worker({"name": name, "lib-name": library}, PREFIX, "notifications")
         for library in ("redis-py", "redis-py(hiredis)", "ioredis", "")
     }
     assert seen == {
@@ -499,7 +500,7 @@ async def test_a_schema_that_is_behind(well, monkeypatch):
     async def behind(_connection: object) -> tuple[str, str]:
         return "0001", "0002"
 
-    monkeypatch.setattr("orderflow.doctor.revisions", behind)
+    monkeypatch.setattr("orderflow.doctor.postgres.revisions", behind)
     fault = await only_fault(well)
     assert fault.message == "The schema is at 0001 and has to be at 0002"
     assert fault.fix == "orderflow migrate"
@@ -540,8 +541,8 @@ async def test_a_server_without_fsync(well, database_url):
     [("13.14", Severity.WARNING), ("14.0", Severity.OK), ("17.2 (Debian)", Severity.OK)],
 )
 async def test_an_old_postgres(database, version, severity):
-    site = doctor.PostgresSite(database, {"server_version": version})
-    [finding] = await doctor.postgres_version(site)
+    site = postgres_checks.PostgresSite(database, {"server_version": version})
+    [finding] = await postgres_checks.postgres_version(site)
     assert finding.severity is severity
 
 
@@ -556,7 +557,7 @@ async def test_orders_that_do_not_come_to_an_end(well, database, monkeypatch):
     fault = await only_fault(well)
     assert (fault.check, fault.severity) == ("unsettled", Severity.WARNING)
     assert fault.message.startswith("2 orders are unsettled")
-    monkeypatch.setattr("orderflow.doctor._UNSETTLED_COUNTED", 1)
+    monkeypatch.setattr("orderflow.doctor.postgres._UNSETTLED_COUNTED", 1)
     assert (await only_fault(well)).message.startswith("Over 1 orders")
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import httpx
 import pytest
 from redis.asyncio import Redis
 
 from orderflow import reconcile
 from orderflow.bull.queues import JobState
-from orderflow.contract import order_confirmation_job, payment_failed_job, payment_job
+from orderflow.contract import (
+    PaymentMethod,
+    order_confirmation_job,
+    payment_failed_job,
+    payment_job,
+)
+from orderflow.gateways import Charge
+from orderflow.gateways.sandbox import SandboxGateway
 from orderflow.reconcile import run_once
 from orderflow.resources import Resources
 
@@ -25,7 +35,9 @@ async def lose_all_jobs(redis: Redis, resources: Resources) -> None:
 
 
 async def run(resources: Resources) -> reconcile.Counts:
-    return await run_once(db=resources.db, queues=resources.queues, grace_ms=0)
+    return await run_once(
+        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
+    )
 
 
 def payment_job_of(receipt):
@@ -99,7 +111,9 @@ async def test_a_kept_failed_job_runs_again_with_its_attempts_anew(resources, pl
 async def test_an_order_that_just_moved_is_given_time(resources, place, redis):
     await place()
     await lose_all_jobs(redis, resources)
-    counts = await run_once(db=resources.db, queues=resources.queues, grace_ms=60_000)
+    counts = await run_once(
+        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=60_000
+    )
     assert counts == reconcile.Counts()
 
 
@@ -149,6 +163,27 @@ async def test_a_payment_that_node_took_is_written_down_and_not_taken_again(
     assert tuple(row) == (payment, transaction)
     # And the next run sees to it that the customer is told.
     assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
+
+
+async def test_the_word_of_the_gateway_is_better_than_that_of_a_job(
+    resources, place, redis, sql, gateway_server
+):
+    receipt = await place()
+    charged = await resources.gateway.charge(
+        Charge(str(receipt.payment_id), receipt.total, "EUR", PaymentMethod.CARD, None)
+    )
+    await complete_in_node(redis, resources, payment_job_of(receipt), '{"success":false}')
+    assert await run(resources) == reconcile.Counts(unsettled=1, results_taken=1)
+    assert await sql.fetchval("SELECT transaction_id FROM payments") == charged.transaction_id
+    assert gateway_server.charge(receipt.payment_id)["id"] == charged.transaction_id
+
+
+async def test_what_only_the_gateway_can_tell_waits_for_it(resources, place, redis):
+    receipt = await place()
+    await complete_in_node(redis, resources, payment_job_of(receipt), '{"success":false}')
+    async with httpx.AsyncClient(base_url="http://127.0.0.1:9", trust_env=False) as client:
+        alone = replace(resources, gateway=SandboxGateway(client))
+        assert await run(alone) == reconcile.Counts(unsettled=1)
 
 
 @pytest.mark.parametrize("result", ["null", '{"success":true}', "[]", '"ok"'])

@@ -231,7 +231,9 @@ async def test_what_node_ran_goes_into_our_rows_and_is_not_run_again(
     """With workers in Node that return what the contract says, the order worker may run."""
 
     async def reconciled() -> Counts:
-        return await run_once(db=resources.db, queues=resources.queues, grace_ms=0)
+        return await run_once(
+            db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
+        )
 
     returns = {"success": True, "transactionId": "ch_of_node"}
     node.ask("startWorker", queue=PAYMENTS, returns=returns)

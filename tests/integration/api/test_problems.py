@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from orderflow.api.problems import Kind, ProblemAnswers, problem_of
 from orderflow.db.migrate import migrate
-from orderflow.errors import InvalidCatalogue, OrderflowError
+from orderflow.errors import DatabaseRefused, InvalidCatalogue, OrderflowError
 from orderflow.sandbox.servers import free_port, start_postgres
 from orderflow.settings import PostgresUrl, Settings
 
@@ -84,7 +84,8 @@ async def test_a_fault_of_ours_says_nothing_but_is_logged(api: Any, sql: Sql) ->
     (line,) = lines
     assert (line["event"], line["log_level"]) == ("request failed", "error")
     assert (line["method"], line["path"]) == ("GET", "/orders/some-order")
-    assert isinstance(line["exc_info"], asyncpg.UndefinedTableError)
+    assert isinstance(line["exc_info"], DatabaseRefused)
+    assert line["exc_info"].reason == "UndefinedTableError, 42P01"
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import wait_until
+from tests.conftest import CATALOGUE, SECRET, start_program, wait_until
 from tests.interop.bridge import Node
 from tests.interop.conftest import NODE_OPTIONS, Keys, foreign_data
 
 from orderflow.reconcile import Counts, run_once
+from orderflow.sandbox.servers import free_port, port_is_taken
+from orderflow.sandbox.tokens import make_token
 from orderflow.settings import Settings
 from orderflow.worker import worker_files
 
@@ -249,6 +251,77 @@ async def test_what_node_ran_goes_into_our_rows_and_is_not_run_again(
     assert await reconciled() == Counts(unsettled=1, results_taken=1)
     assert await reconciled() == Counts(), "all is well, and Node mailed once"
     assert len(node.ask("ran", queue=NOTIFICATIONS)) == 1
+
+
+@pytest.fixture
+def shop_environment(settings: Settings) -> dict[str, str]:
+    return {
+        "PORT": str(free_port()),
+        "JWT_SECRET": SECRET,
+        "REDIS_URL": settings.redis_dsn,
+        "DATABASE_URL": settings.database_dsn,
+        "QUEUE_PREFIX": settings.queue_prefix,
+    }
+
+
+def test_the_checkout_step_as_it_is_written(
+    node, keys, shop_environment, tmp_path, gateway_server, start_worker
+):
+    """Migrate, load the products, start the API: and its orders are run by Node's worker."""
+    for command in (["migrate"], ["products", "load", str(CATALOGUE)]):
+        subprocess.run(
+            [sys.executable, "-m", "orderflow.cli", *command], env=shop_environment, check=True
+        )
+    api = start_program(tmp_path / "api.log", "orderflow.api", environment=shop_environment)
+    try:
+        url = f"http://127.0.0.1:{shop_environment['PORT']}"
+        wait_until(lambda: port_is_taken(int(shop_environment["PORT"])), "the API")
+        node.ask("startWorker", queue=PAYMENTS)
+        body = {
+            "items": [{"sku": "tea-assam", "quantity": 1}],
+            "paymentMethod": "card",
+            "contact": {"email": "ada@shop.example"},
+        }
+        headers = {"Authorization": f"Bearer {make_token(SECRET, 'ada')}"}
+        post = {"json": body, "headers": headers, "trust_env": False}
+        by_nodes_worker = httpx.post(f"{url}/checkout", **post).raise_for_status().json()
+        assert_each_was_done_once(keys(PAYMENTS), 1)
+        [ran] = node.ask("ran", queue=PAYMENTS)
+        assert ran["data"]["orderId"] == by_nodes_worker["orderId"]
+
+        node.ask("stopWorker", queue=PAYMENTS)
+        start_worker("payment")
+        by_ours = httpx.post(f"{url}/checkout", **post).raise_for_status().json()
+        wait_until(lambda: gateway_server.charge(by_ours["paymentId"]) is not None, "the charge")
+    finally:
+        assert api.stop() == 0
+
+
+OWN_ORDER_WORKER = """
+from orderflow.contract import Payload, QueueName
+from orderflow.processor import QueueWorker
+
+worker = QueueWorker(QueueName.ORDERS, 5)
+
+
+@worker.handles("ship-order", Payload)
+async def ship_order(_job, _resources):
+    return {"shipped": True}
+"""
+
+
+def test_order_jobs_of_ones_own_move_with_a_file(node, keys, start_worker, tmp_path):
+    """Without one ours refuses the job by its name; with one it runs it, and Node's is stopped."""
+    node.ask("startWorker", queue=ORDERS)
+    node.add(ORDERS, "ship-order", {}, NODE_OPTIONS)
+    assert_each_was_done_once(keys(ORDERS), 1)
+    node.ask("stopWorker", queue=ORDERS)
+
+    (tmp_path / "workers" / "order.py").write_text(OWN_ORDER_WORKER)
+    start_worker("order")
+    job_id = node.add(ORDERS, "ship-order", {}, NODE_OPTIONS)
+    keys(ORDERS).wait_for("completed", 2)
+    assert node.job(ORDERS, job_id)["returnvalue"] == {"shipped": True}
 
 
 # --- The guide itself -----------------------------------------------------------------------------

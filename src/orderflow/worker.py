@@ -32,19 +32,17 @@ _PACKAGE = Path(__file__).parent
 _SCHEDULE_CHECK_S = 2.0
 
 
+def _shipped_folder() -> Path:
+    """Return the folder of the workers that come with orderflow."""
+    # In a checkout they are not inside of the package, but beside its source.
+    inside = _PACKAGE / "workers"
+    return inside if inside.is_dir() else _PACKAGE.parents[1] / "workers"
+
+
 def worker_folders() -> list[Path]:
     """Return the folders that hold workers, the user's own first."""
-    own = Path.cwd() / "workers"
-    # In a checkout the workers that come with orderflow are not inside of the package.
-    shipped = next(
-        (
-            folder
-            for folder in (_PACKAGE / "workers", _PACKAGE.parents[1] / "workers")
-            if folder.is_dir()
-        ),
-        own,
-    )
-    return list(dict.fromkeys(folder for folder in (own, shipped) if folder.is_dir()))
+    folders = (Path.cwd() / "workers", _shipped_folder())
+    return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 
 def worker_files() -> dict[str, Path]:
@@ -65,7 +63,22 @@ def load_worker(name: str) -> QueueWorker:
     files = worker_files()
     if name not in files:
         raise UnknownWorker(name=name, known=sorted(files))
-    path = files[name]
+    return _import_worker(name, files[name])
+
+
+def shipped_worker(name: str) -> QueueWorker:
+    """Return a worker that comes with orderflow, for a file of one's own to add handlers to.
+
+    Raises UnknownWorker or InvalidWorker.
+    """
+    path = _shipped_folder() / f"{name}.py"
+    if not path.is_file():
+        known = sorted(file.stem for file in _shipped_folder().glob("*.py"))
+        raise UnknownWorker(name=name, known=known)
+    return _import_worker(name, path)
+
+
+def _import_worker(name: str, path: Path) -> QueueWorker:
     spec = importlib.util.spec_from_file_location(f"orderflow_workers.{name}", path)
     if spec is None or spec.loader is None:
         raise InvalidWorker(path=path, reason="it cannot be imported")

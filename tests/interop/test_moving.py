@@ -298,10 +298,10 @@ def test_the_checkout_step_as_it_is_written(
 
 
 OWN_ORDER_WORKER = """
-from orderflow.contract import Payload, QueueName
-from orderflow.processor import QueueWorker
+from orderflow.contract import Payload
+from orderflow.worker import shipped_worker
 
-worker = QueueWorker(QueueName.ORDERS, 5)
+worker = shipped_worker("order")
 
 
 @worker.handles("ship-order", Payload)
@@ -320,8 +320,9 @@ def test_order_jobs_of_ones_own_move_with_a_file(node, keys, start_worker, tmp_p
     (tmp_path / "workers" / "order.py").write_text(OWN_ORDER_WORKER)
     start_worker("order")
     job_id = node.add(ORDERS, "ship-order", {}, NODE_OPTIONS)
-    keys(ORDERS).wait_for("completed", 2)
+    wait_until(lambda: node.job(ORDERS, job_id)["state"] == "completed", "the end of it")
     assert node.job(ORDERS, job_id)["returnvalue"] == {"shipped": True}
+    wait_until(lambda: node.ask("getJobSchedulers", queue=ORDERS), "our schedule, kept as well")
 
 
 # --- The guide itself -----------------------------------------------------------------------------

@@ -100,6 +100,19 @@ def start_program(log: Path, *args: str, environment: dict[str, str] | None = No
     return Program(process, log)
 
 
+def process_environment(settings: Settings) -> dict[str, str]:
+    """Return what a process needs to work beside a test, with deaths found out quickly."""
+    return {
+        "REDIS_URL": settings.redis_dsn,
+        "DATABASE_URL": settings.database_dsn,
+        "QUEUE_PREFIX": settings.queue_prefix,
+        "GATEWAY_URL": settings.gateway_url,
+        "SMTP_PORT": str(settings.smtp_port),
+        "WORKER_LOCK_MS": "2000",
+        "WORKER_STALLED_INTERVAL_MS": "500",
+    }
+
+
 def wait_until(answers: Callable[[], bool], what: str, patience_s: float = 30) -> None:
     """Return when `answers()` is true; fail the test when it does not become so."""
     deadline = time.monotonic() + patience_s

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import SECRET, Program, start_program, wait_until
+from tests.conftest import SECRET, Program, process_environment, start_program, wait_until
 
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port
@@ -120,13 +120,7 @@ def closed_shop(
         environment={
             "PORT": str(port),
             "JWT_SECRET": SECRET,
-            "REDIS_URL": settings.redis_dsn,
-            "DATABASE_URL": settings.database_dsn,
-            "QUEUE_PREFIX": settings.queue_prefix,
-            "GATEWAY_URL": settings.gateway_url,
-            "SMTP_PORT": str(settings.smtp_port),
-            "WORKER_LOCK_MS": "2000",
-            "WORKER_STALLED_INTERVAL_MS": "500",
+            **process_environment(settings),
             "RECONCILE_INTERVAL_MS": "1000",
             "RECONCILE_GRACE_MS": "500",
         },

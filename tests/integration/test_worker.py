@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from tests.conftest import Program, start_program, wait_until
+from tests.conftest import Program, process_environment, start_program, wait_until
 
 from orderflow.settings import Settings
 
@@ -54,13 +54,7 @@ async def mute(_job, _resources):
 @pytest.fixture
 def environment(settings: Settings) -> dict[str, str]:
     return {
-        "REDIS_URL": settings.redis_dsn,
-        "DATABASE_URL": settings.database_dsn,
-        "QUEUE_PREFIX": settings.queue_prefix,
-        "GATEWAY_URL": settings.gateway_url,
-        "SMTP_PORT": str(settings.smtp_port),
-        "WORKER_LOCK_MS": "2000",
-        "WORKER_STALLED_INTERVAL_MS": "500",
+        **process_environment(settings),
         "RECONCILE_INTERVAL_MS": "500",
     }
 

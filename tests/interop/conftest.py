@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from tests.conftest import Program, start_program, wait_until
+from tests.conftest import Program, process_environment, start_program, wait_until
 from tests.integration.conftest import checkout_body
 from tests.interop.bridge import FOLDER, Bridge, Node
 
@@ -142,13 +142,7 @@ def start_worker(
     (tmp_path / "workers" / "probe.py").write_text(PROBE)
     monkeypatch.chdir(tmp_path)
     environment = {
-        "REDIS_URL": settings.redis_dsn,
-        "DATABASE_URL": settings.database_dsn,
-        "QUEUE_PREFIX": settings.queue_prefix,
-        "GATEWAY_URL": settings.gateway_url,
-        "SMTP_PORT": str(settings.smtp_port),
-        "WORKER_LOCK_MS": "2000",
-        "WORKER_STALLED_INTERVAL_MS": "500",
+        **process_environment(settings),
         "PROBE_QUEUE": "probe",
     }
     programs: list[Program] = []

@@ -7,14 +7,12 @@ and does not look at the replies of a bulk add. A mixed fleet needs one set of r
 from __future__ import annotations
 
 import base64
-import json
 import re
 from typing import Any
 
-import msgpack
 from bullmq import Job, Queue
-from bullmq.scripts import Scripts
 
+from orderflow.bull.scripts import NodeScripts, to_json
 from orderflow.bull.trace import current_carrier
 from orderflow.contract import MAX_PRIORITY
 
@@ -26,7 +24,7 @@ class NodeQueue(Queue):  # type: ignore[misc]
 
     def __init__(self, name: str, opts: dict[str, Any]) -> None:
         super().__init__(name, opts)
-        self.scripts = self.backend.scripts = _NodeScripts(
+        self.scripts = self.backend.scripts = NodeScripts(
             self.prefix, name, self.backend.connection
         )
 
@@ -83,17 +81,6 @@ def node_client_name(prefix: str, queue: str) -> str:
     return f"{prefix}:{base64.b64encode(queue.encode()).decode()}"
 
 
-def to_json(data: Any) -> str:
-    """Return the text that Node's JSON.stringify would give. Raises ValueError for NaN and such."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # Half of a surrogate pair is no text; as an escape it travels.
-        return json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text
-
-
 def check_options(name: str, data: Any, opts: dict[str, Any]) -> None:
     """Raise ValueError, in Node's words, for options that Node refuses."""
     _check_id(opts.get("jobId"))
@@ -148,31 +135,3 @@ def _make_job(queue: Queue, name: str, data: Any, opts: dict[str, Any]) -> Job:
         # The client writes a delay of 0 to every job; Node leaves it out.
         del job.opts["delay"]
     return job
-
-
-class _NodeScripts(Scripts):  # type: ignore[misc]
-    """The scripts, given what Node gives them."""
-
-    async def addJob(self, job: Job, pipe: Any = None) -> Any:  # noqa: N802
-        """Add a job; a delay that is not above 0 is none."""
-        delay = job.opts.get("delay") or 0
-        if delay < 0:
-            if job.opts.get("priority"):
-                return await self.addPrioritizedJob(job, job.opts["priority"], pipe)
-            return await self.addStandardJob(job, job.timestamp, pipe)
-        return await super().addJob(job, pipe)
-
-    def addJobArgs(self, job: Job) -> list[Any]:  # noqa: N802
-        """Return the packed arguments of every add."""
-        packed, _data, _opts = super().addJobArgs(job)
-        return [packed, to_json(job.data), msgpack.packb(self.encodeOpts(job.opts))]
-
-    def encodeOpts(self, opts: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        """Return the options under their names in Redis."""
-        encoded: dict[str, Any] = super().encodeOpts(opts)
-        telemetry = encoded.pop("telemetry", None) or {}
-        if telemetry.get("metadata"):
-            encoded["tm"] = telemetry["metadata"]
-        if telemetry.get("omitContext"):
-            encoded["omc"] = telemetry["omitContext"]
-        return encoded

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from orderflow.bull.backoff import backoff_delay_ms
 from orderflow.bull.producer import node_client_name
-from orderflow.bull.worker_scripts import WorkerScripts
+from orderflow.bull.scripts import WorkerScripts
 
 Processor = Callable[[Job, str], Awaitable[Any]]
 
@@ -64,7 +64,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
         if "blockingConnection" in opts:
             self._block_on(RedisConnection(opts["blockingConnection"]))
         self.scripts = self.backend.scripts = WorkerScripts(
-            self.prefix, name, self.backend.connection, self.workerName
+            self.prefix, name, self.backend.connection, self.opts
         )
 
     async def run(self) -> None:

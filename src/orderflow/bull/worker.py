@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from bullmq import Job
 
-from orderflow.bull.connection import connect_worker
+from orderflow.bull.connection import connect_wait, connect_worker
 from orderflow.bull.slots import SlotWorker
 from orderflow.bull.trace import carrier_of, carrying, trace_id
 from orderflow.settings import Settings
@@ -88,7 +88,7 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
         {
             "autorun": False,
             "connection": connect_worker(settings.redis_dsn),
-            "blockingConnection": connect_worker(settings.redis_dsn),
+            "blockingConnection": connect_wait(settings.redis_dsn),
             "prefix": settings.queue_prefix,
             "concurrency": concurrency,
             "lockDuration": settings.worker_lock_ms,

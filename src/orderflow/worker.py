@@ -1,4 +1,4 @@
-"""Run a worker: `python -m orderflow.worker payment --concurrency 10`.
+"""Run a worker: `python -m orderflow.worker payment --concurrency 10 --processes 4`.
 
 A worker is a file `workers/NAME.py` that has a `QueueWorker` named `worker`. The folder `workers`
 of the current directory is looked in first, then the workers that come with orderflow.
@@ -10,6 +10,9 @@ import asyncio
 import importlib.util
 import os
 import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,11 +24,15 @@ from redis.exceptions import RedisError
 from orderflow.bull.worker import Delivery, run_worker
 from orderflow.errors import InvalidSettings, InvalidWorker, UnknownWorker
 from orderflow.logs import configure_logs
+from orderflow.processes import run_processes, stop_with_parent
 from orderflow.processor import QueueWorker
 from orderflow.resources import Resources, open_resources
 from orderflow.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
+
+#: Opens what the handlers work with; its end closes it.
+OpenResources = Callable[[Settings], AbstractAsyncContextManager[Resources]]
 
 _PACKAGE = Path(__file__).parent
 #: How often a worker looks whether its schedules are still there.
@@ -90,11 +97,21 @@ def _import_worker(name: str, path: Path) -> QueueWorker:
     return worker
 
 
-async def serve(worker: QueueWorker, concurrency: int, settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
+async def serve(
+    worker: QueueWorker,
+    concurrency: int,
+    settings: Settings,
+    resources_of: OpenResources = open_resources,
+) -> None:
+    """Work until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
+
+    One of many processes drains as well when its parent asks for that, or is gone. Handlers get
+    what `resources_of` opens: another program can give a gateway and senders of its own.
+    """
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    async with open_resources(settings) as resources:
+    stop_with_parent(stop)
+    async with resources_of(settings) as resources:
 
         async def process(delivery: Delivery) -> dict[str, Any]:
             return await worker.process(delivery, resources)
@@ -137,9 +154,14 @@ async def _keep_schedules(worker: QueueWorker, resources: Resources) -> None:
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
+    # Counted here, not seen by `stop`: a parent may have set that for the same Ctrl-C or SIGTERM.
+    heard = False
+
     def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
+        nonlocal heard
+        if heard:
             os._exit(128 + number)
+        heard = True
         log.info("stopping", signal=number.name)
         stop.set()
 
@@ -151,8 +173,11 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 def run(
     name: Annotated[str, typer.Argument(help="The worker: payment, notification, order, …")],
     concurrency: Annotated[
-        int | None, typer.Option(min=1, max=1_000, help="Jobs at once in this process.")
+        int | None, typer.Option(min=1, max=1_000, help="Jobs at once in each process.")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes of this worker, kept by one parent.")
+    ] = 1,
     queue_prefix: Annotated[
         str | None, typer.Option(help="Prefix of the Redis keys; QUEUE_PREFIX otherwise.")
     ] = None,
@@ -162,7 +187,8 @@ def run(
 ) -> None:
     """Run the worker NAME until SIGTERM or Ctrl-C.
 
-    Exit status: 0 drained, 1 the worker died, 2 a wrong name or setting.
+    Exit status: 0 drained, 1 the worker died or one of its processes did not drain, 2 a wrong
+    name or setting.
     """
     try:
         settings = load_settings(queue_prefix=queue_prefix, log_format=log_format)
@@ -171,6 +197,13 @@ def run(
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     configure_logs(settings.log_format, settings.log_level)
+    if processes > 1:
+        options = {
+            "concurrency": concurrency,
+            "queue-prefix": queue_prefix,
+            "log-format": log_format,
+        }
+        raise typer.Exit(run_processes(_command(name, options), processes))
     died = False
     try:
         uvloop.run(serve(worker, concurrency or worker.concurrency, settings))
@@ -179,6 +212,12 @@ def run(
         died = True
     if died:
         raise typer.Exit(1)
+
+
+def _command(name: str, options: Mapping[str, object]) -> list[str]:
+    """Return the command of one process, with the options that were given."""
+    given = (f"--{option}={value}" for option, value in options.items() if value is not None)
+    return [sys.executable, "-m", "orderflow.worker", name, *given]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ however often the job is delivered.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from orderflow.contract import (
 )
 from orderflow.db import Database
 from orderflow.errors import AmountMismatch, MethodMismatch, WrongOrder
-from orderflow.gateways import Approved, Charge, Declined, Gateway, Outcome
+from orderflow.gateways import Charge, Declined, Gateway, Outcome
 from orderflow.orders import (
     OPEN_PAYMENT,
     OrderStatus,
@@ -47,7 +48,7 @@ async def charge_payment(
     Raises GatewayUnavailable when there is no outcome yet, and AmountMismatch, MethodMismatch or
     WrongOrder when the job contradicts the row: then nothing is charged.
     """
-    payment = await _find_or_adopt(job, db, currency)
+    payment = await _begin(job, db, currency)
     _check_agreement(job, payment)
     if payment.status in OPEN_PAYMENT:
         payment = await _settle(payment, db, gateway)
@@ -56,27 +57,41 @@ async def charge_payment(
     return _result(payment)
 
 
-async def _find_or_adopt(job: PaymentJob, db: Database, currency: str) -> Payment:
-    payment_id = row_id(job.payment_id)
-    row = await db.fetchrow("find_payment", payment_id)
+async def _begin(job: PaymentJob, db: Database, currency: str) -> Payment:
+    """Return the job's payment as it was before; from now on it is being processed.
+
+    That is so only where it is open and the job agrees with it.
+    """
+    wanted = (
+        row_id(job.payment_id),
+        row_id(job.order_id),
+        job.payment_data.amount,
+        job.payment_data.method.value,
+    )
+    row = await db.batch("begin_charge", *wanted)
     if row is None:
-        order_id = row_id(job.order_id)
-        await db.fetchrow(
-            "adopt_payment",
-            order_id,
-            None if str(order_id) == job.order_id else job.order_id,
-            payment_id,
-            None if str(payment_id) == job.payment_id else job.payment_id,
-            job.payment_data.method.value,
-            job.payment_data.amount,
-            currency,
-        )
-        log.info("order adopted", order_id=job.order_id, payment_id=job.payment_id)
-        row = await db.fetchrow("find_payment", payment_id)
+        await _adopt(job, db, currency)
+        row = await db.batch("begin_charge", *wanted)
     if row is None:
         # The order exists, and its one payment is another one.
         raise WrongOrder(asked=job.order_id, payment_id=job.payment_id, order_id="unknown")
     return Payment.from_row(row)
+
+
+async def _adopt(job: PaymentJob, db: Database, currency: str) -> None:
+    """Write the rows of an order that a producer outside of orderflow made."""
+    order_id, payment_id = row_id(job.order_id), row_id(job.payment_id)
+    await db.fetchrow(
+        "adopt_payment",
+        order_id,
+        None if str(order_id) == job.order_id else job.order_id,
+        payment_id,
+        None if str(payment_id) == job.payment_id else job.payment_id,
+        job.payment_data.method.value,
+        job.payment_data.amount,
+        currency,
+    )
+    log.info("order adopted", order_id=job.order_id, payment_id=job.payment_id)
 
 
 def _check_agreement(job: PaymentJob, payment: Payment) -> None:
@@ -99,24 +114,29 @@ def _check_agreement(job: PaymentJob, payment: Payment) -> None:
 
 async def _settle(payment: Payment, db: Database, gateway: Gateway) -> Payment:
     """Charge an open payment and write what came of it; return the payment as it is then."""
-    begun = await db.fetchrow("begin_charge", payment.id)
-    if begun is not None:
-        asked_before = begun["status_before"] == PaymentStatus.PROCESSING
-        outcome = await _outcome(payment, gateway, asked_before=asked_before)
-        await write_outcome(payment.id, outcome, db)
-    # Read again: whoever wrote first decided, and it may have been another worker.
+    outcome = await _outcome(payment, gateway)
+    if await write_outcome(payment.id, outcome, db):
+        return _settled(payment, outcome)
+    # Whoever wrote first decided: another worker, or the reconciler.
     row = await db.fetchrow("find_payment", payment.id)
     if row is None:
         raise LookupError(f"payment {payment.id} is gone")
     return Payment.from_row(row)
 
 
-async def _outcome(payment: Payment, gateway: Gateway, *, asked_before: bool) -> Outcome | None:
+def _settled(payment: Payment, outcome: Outcome | None) -> Payment:
+    if isinstance(outcome, Declined):
+        return replace(payment, status=PaymentStatus.FAILED, decline_reason=outcome.reason)
+    transaction_id = outcome.transaction_id if outcome is not None else None
+    return replace(payment, status=PaymentStatus.COMPLETED, transaction_id=transaction_id)
+
+
+async def _outcome(payment: Payment, gateway: Gateway) -> Outcome | None:
     """Return what the gateway says, or None where nothing is charged."""
     if payment.method is PaymentMethod.CASH:
         return None
     key = gateway_key(payment.key)
-    if asked_before:
+    if payment.status is PaymentStatus.PROCESSING:
         # An attempt before this one may have charged and not heard the answer: ask, then charge.
         known = await gateway.find(key)
         if known is not None:
@@ -132,32 +152,33 @@ async def _outcome(payment: Payment, gateway: Gateway, *, asked_before: bool) ->
     )
 
 
-async def write_outcome(payment_id: UUID, outcome: Outcome | None, db: Database) -> None:
-    """Write what came of a payment, and with it its order, unless that is written already.
+async def write_outcome(payment_id: UUID, outcome: Outcome | None, db: Database) -> bool:
+    """Write what came of a payment, and with it its order; False if it had an outcome already.
 
     None is cash: paid without a charge.
     """
     if isinstance(outcome, Declined):
-        written = await db.fetchrow(
-            "settle_declined",
-            payment_id,
-            outcome.reason,
-            may_become_payment(PaymentStatus.FAILED),
-            may_become_order(OrderStatus.CANCELLED),
-        )
+        written = await db.batch("settle_declined", payment_id, outcome.reason, same=_MAY_FAIL)
     else:
-        written = await db.fetchrow(
-            "settle_paid",
-            payment_id,
-            outcome.transaction_id if isinstance(outcome, Approved) else None,
-            may_become_payment(PaymentStatus.COMPLETED),
-            may_become_order(OrderStatus.CONFIRMED),
-        )
+        transaction_id = outcome.transaction_id if outcome is not None else None
+        written = await db.batch("settle_paid", payment_id, transaction_id, same=_MAY_BE_PAID)
     log.info(
         "payment settled" if written else "payment was settled by another worker",
         payment_row=str(payment_id),
         outcome="declined" if isinstance(outcome, Declined) else "paid",
     )
+    return written is not None
+
+
+#: The statuses that a payment, and its order, may be settled from.
+_MAY_FAIL = (
+    may_become_payment(PaymentStatus.FAILED),
+    may_become_order(OrderStatus.CANCELLED),
+)
+_MAY_BE_PAID = (
+    may_become_payment(PaymentStatus.COMPLETED),
+    may_become_order(OrderStatus.CONFIRMED),
+)
 
 
 def _notification(payment: Payment) -> NewJob:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import structlog
@@ -21,16 +21,16 @@ from uuid_utils.compat import uuid7
 
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import PaymentMethod, payment_job
-from orderflow.db import Database, Transaction
+from orderflow.db import Database
 from orderflow.errors import (
-    IdempotencyKeyInFlight,
+    DatabaseRefused,
     IdempotencyKeyReused,
     MixedCurrencies,
     OutOfStock,
     TotalTooLarge,
     UnknownProducts,
 )
-from orderflow.orders import Item, OrderStatus
+from orderflow.orders import OrderStatus, Row
 
 log = structlog.get_logger(__name__)
 
@@ -109,11 +109,6 @@ class IdempotencyKey:
     key: str
     ttl_s: int
 
-    def lock(self, user_id: str) -> int:
-        """Return the number of the advisory lock that stands for this user's key."""
-        digest = hashlib.blake2b(f"{user_id}\0{self.key}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, signed=True)
-
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -159,17 +154,19 @@ async def place_order(
 ) -> Receipt:
     """Write the order and queue its payment; or replay the receipt of the same request.
 
-    Raises UnknownProducts, MixedCurrencies, TotalTooLarge, OutOfStock, IdempotencyKeyReused,
-    IdempotencyKeyInFlight or DatabaseUnavailable, and then nothing is written.
+    Of two requests with one key at the same time the second waits for the first. Raises
+    UnknownProducts, MixedCurrencies, TotalTooLarge, OutOfStock, IdempotencyKeyReused or
+    DatabaseUnavailable, and then nothing is written.
     """
-    async with db.transaction() as transaction:
+    while True:
+        receipt = await _place(checkout, user_id, key, db)
+        if receipt is not None:
+            break
         if key is not None:
-            earlier = await _replay(transaction, checkout, user_id, key)
+            earlier = await _replay(checkout, user_id, key, db)
             if earlier is not None:
                 return earlier
-        receipt = await _write(transaction, checkout, user_id)
-        if key is not None:
-            await _keep(transaction, checkout, user_id, key, receipt)
+        # The key lapsed between the two looks at it.
     log.info(
         "order placed",
         order_id=str(receipt.order_id),
@@ -188,14 +185,70 @@ async def place_order(
     return receipt
 
 
-async def _replay(
-    transaction: Transaction, checkout: Checkout, user_id: str, key: IdempotencyKey
+async def _place(
+    checkout: Checkout, user_id: str, key: IdempotencyKey | None, db: Database
 ) -> Receipt | None:
-    locked = await transaction.fetchrow("lock_idempotency_key", key.lock(user_id))
-    if locked is None or not locked["mine"]:
-        raise IdempotencyKeyInFlight
-    # A statement of its own: it must see what committed before the lock was ours.
-    kept = await transaction.fetchrow("find_idempotency_key", user_id, key.key)
+    """Write an order in one statement with whoever else orders now; None if its key is taken."""
+    order_id, payment_id = uuid7(), uuid7()
+    quantities = checkout.quantities()
+    address = checkout.shipping_address
+    try:
+        row = await db.batch(
+            "place_orders",
+            order_id,
+            payment_id,
+            user_id,
+            None if key is None else key.key,
+            None if key is None else _fingerprint(checkout),
+            None if key is None else key.ttl_s,
+            json.dumps(list(quantities.items())),
+            checkout.payment_method.value,
+            checkout.payment_token,
+            checkout.contact.email,
+            checkout.contact.phone,
+            None if address is None else address.model_dump_json(by_alias=True),
+            same=(MAX_TOTAL,),
+            apart=None if key is None else (user_id, key.key),
+        )
+    except DatabaseRefused as refused:
+        if refused.rule != _STOCK_RULE:
+            raise
+        raise await _out_of_stock(quantities, db) from None
+    if row is None:
+        raise LookupError("an order was neither placed nor refused")
+    _check_placeable(row, quantities)
+    if not row["placed"]:
+        return None
+    return Receipt(order_id, payment_id, OrderStatus.PENDING, row["total"], row["currencies"][0])
+
+
+#: The constraint on products.stock.
+_STOCK_RULE = "products_stock_check"
+
+
+def _check_placeable(row: Row, quantities: Mapping[str, int]) -> None:
+    """Raise the reason why an order cannot be placed, if there is one."""
+    if row["unknown"]:
+        raise UnknownProducts(skus=row["unknown"])
+    if len(row["currencies"]) > 1:
+        raise MixedCurrencies(currencies=row["currencies"])
+    if row["total"] > MAX_TOTAL:
+        raise TotalTooLarge(limit=MAX_TOTAL)
+    if row["short"] is not None:
+        raise OutOfStock(sku=row["short"], quantity=quantities[row["short"]])
+
+
+async def _out_of_stock(quantities: Mapping[str, int], db: Database) -> OutOfStock:
+    """Say of what there was too little when others bought at the same time."""
+    row = await db.fetchrow("find_short", list(quantities), list(quantities.values()))
+    sku = row["sku"] if row is not None else next(iter(quantities))
+    return OutOfStock(sku=sku, quantity=quantities[sku])
+
+
+async def _replay(
+    checkout: Checkout, user_id: str, key: IdempotencyKey, db: Database
+) -> Receipt | None:
+    kept = await db.fetchrow("find_idempotency_key", user_id, key.key)
     if kept is None:
         return None
     if kept["fingerprint"] != _fingerprint(checkout):
@@ -203,85 +256,7 @@ async def _replay(
     return Receipt.from_json(kept["answer"], replayed=True)
 
 
-async def _keep(
-    transaction: Transaction,
-    checkout: Checkout,
-    user_id: str,
-    key: IdempotencyKey,
-    receipt: Receipt,
-) -> None:
-    kept = await transaction.fetchrow(
-        "save_idempotency_key",
-        user_id,
-        key.key,
-        _fingerprint(checkout),
-        receipt.to_json(),
-        key.ttl_s,
-    )
-    if kept is None:
-        raise IdempotencyKeyInFlight
-
-
 def _fingerprint(checkout: Checkout) -> bytes:
     """Return a digest of what was asked for: the same request, however its JSON was spelled."""
     canonical = json.dumps(checkout.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(canonical.encode()).digest()
-
-
-async def _write(transaction: Transaction, checkout: Checkout, user_id: str) -> Receipt:
-    quantities = checkout.quantities()
-    items, currency, counted = await _price(transaction, quantities)
-    total = sum((item.total for item in items), Decimal("0.00"))
-    if total > MAX_TOTAL:
-        raise TotalTooLarge(limit=MAX_TOTAL)
-    await _take_stock(transaction, {sku: quantities[sku] for sku in counted})
-    receipt = Receipt(uuid7(), uuid7(), OrderStatus.PENDING, total, currency)
-    address = checkout.shipping_address
-    await transaction.fetchrow(
-        "insert_order",
-        receipt.order_id,
-        user_id,
-        total,
-        currency,
-        checkout.contact.email,
-        checkout.contact.phone,
-        None if address is None else address.model_dump(by_alias=True),
-        [item.sku for item in items],
-        [item.name for item in items],
-        [item.quantity for item in items],
-        [item.unit_price for item in items],
-        [item.sku in counted for item in items],
-        receipt.payment_id,
-        checkout.payment_method.value,
-        checkout.payment_token,
-    )
-    return receipt
-
-
-async def _price(
-    transaction: Transaction, quantities: Mapping[str, int]
-) -> tuple[Sequence[Item], str, frozenset[str]]:
-    """Return the priced lines, their currency, and the skus whose stock is counted."""
-    rows = await transaction.fetch("find_products", list(quantities))
-    products: dict[str, Any] = {row["sku"]: row for row in rows}
-    unknown = [sku for sku in quantities if sku not in products]
-    if unknown:
-        raise UnknownProducts(skus=unknown)
-    currencies = sorted({row["currency"] for row in rows})
-    if len(currencies) > 1:
-        raise MixedCurrencies(currencies=currencies)
-    items = [
-        Item(sku, products[sku]["name"], quantity, products[sku]["price"])
-        for sku, quantity in quantities.items()
-    ]
-    return items, currencies[0], frozenset(row["sku"] for row in rows if row["counted"])
-
-
-async def _take_stock(transaction: Transaction, counted: Mapping[str, int]) -> None:
-    if not counted:
-        return
-    rows = await transaction.fetch("take_stock", list(counted), list(counted.values()))
-    taken = {row["sku"] for row in rows}
-    for sku, quantity in counted.items():
-        if sku not in taken:
-            raise OutOfStock(sku=sku, quantity=quantity)

@@ -49,10 +49,6 @@ class IdempotencyKeyReused(OrderflowError):
     """The Idempotency-Key was used before with another body."""
 
 
-class IdempotencyKeyInFlight(OrderflowError):
-    """A request with this Idempotency-Key is still being worked on."""
-
-
 class OrderNotFound(OrderflowError):
     """There is no order '{order_id}'."""
 

@@ -45,22 +45,39 @@ async def notify_customer(
     Raises OrderNotFound, UntrueNotification (it may become true), SenderUnavailable (later, again)
     or NotificationBeingSent.
     """
-    row = await db.fetchrow("find_order", row_id(order_id))
+    channels = tuple(sender.channel.value for sender in senders)
+    true_of = tuple(sorted(_TRUE_OF[kind]))
+    # All channels are claimed at once, and one is used after the other.
+    row = await db.batch(
+        "claim_messages",
+        row_id(order_id),
+        same=(kind.value, true_of, channels, claim_s * len(senders)),
+    )
     if row is None:
         raise OrderNotFound(order_id=order_id)
     order = Order.from_row(row)
     if order.status not in _TRUE_OF[kind]:
         raise UntrueNotification(order_id=order_id, status=order.status.value, kind=kind.value)
     recipients = _recipients(order)
+    used = [sender for sender in senders if sender.channel in recipients]
+    claimed = set(row["claimed"])
     sent: list[str] = []
-    for sender in senders:
-        recipient = recipients.get(sender.channel)
-        if recipient is None:
-            continue
-        message = templates.render(kind, sender.channel, order, recipient)
-        if await _send_once(kind, order, sender, message, db, claim_s):
-            sent.append(sender.channel.value)
-    await db.fetchrow("mark_notified", order.id)
+    try:
+        for sender in used:
+            channel = sender.channel
+            if channel not in claimed:
+                await _check_ended(kind, order, channel, db)
+                continue
+            message = templates.render(kind, channel, order, recipients[channel])
+            if await _send(kind, order, sender, message, db, last=sender is used[-1]):
+                sent.append(channel.value)
+            claimed.discard(channel)
+    except BaseException:
+        # The next attempt need not wait for the claims to end.
+        await db.fetchrow("release_notifications", order.id, kind.value, sorted(claimed))
+        raise
+    if not sent or sent[-1] != used[-1].channel:
+        await db.fetchrow("mark_notified", order.id)
     log.info("customer notified", order_id=order_id, kind=kind.value, sent=sent)
     return {"success": True, "sent": sent}
 
@@ -81,32 +98,25 @@ def _recipients(order: Order) -> Mapping[Channel, str]:
     return {channel: address for channel, address in addresses.items() if address is not None}
 
 
-async def _send_once(
-    kind: JobName, order: Order, sender: Sender, message: Message, db: Database, claim_s: float
+async def _check_ended(kind: JobName, order: Order, channel: Channel, db: Database) -> None:
+    """Return if the message was sent or refused before. Raises NotificationBeingSent."""
+    record = await db.fetchrow("find_notification", order.id, kind.value, channel.value)
+    if record is None or not (record["sent_at"] or record["refused_reason"]):
+        raise NotificationBeingSent(kind=kind.value, order_id=order.id, channel=channel.value)
+
+
+async def _send(
+    kind: JobName, order: Order, sender: Sender, message: Message, db: Database, *, last: bool
 ) -> bool:
-    """Send a message that nobody sent yet; return whether this call sent it."""
-    of_message = (order.id, kind.value, sender.channel.value)
-    claimed = await db.fetchrow("claim_notification", *of_message, message.recipient, claim_s)
-    if claimed is None:
-        record = await db.fetchrow("find_notification", *of_message)
-        if record is not None and (record["sent_at"] or record["refused_reason"]):
-            return False
-        raise NotificationBeingSent(
-            kind=kind.value, order_id=order.id, channel=sender.channel.value
-        )
+    """Send a message and record it; return whether it was taken. The `last` one is the end."""
+    channel = sender.channel.value
     try:
         reference = await sender.send(message)
     except AddressRefused as refusal:
         log.warning(
-            "address refused",
-            order_id=str(order.id),
-            channel=sender.channel.value,
-            reason=refusal.reason,
+            "address refused", order_id=str(order.id), channel=channel, reason=refusal.reason
         )
-        await db.fetchrow("record_refused", *of_message, refusal.reason)
+        await db.fetchrow("record_refused", order.id, kind.value, channel, refusal.reason)
         return False
-    except BaseException:
-        await db.fetchrow("release_notification", *of_message)
-        raise
-    await db.fetchrow("record_sent", *of_message, reference)
+    await db.batch("record_sent", order.id, reference, last, same=(kind.value, channel))
     return True

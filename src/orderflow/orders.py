@@ -75,14 +75,14 @@ PAYMENT_TRANSITIONS: Mapping[PaymentStatus, frozenset[PaymentStatus]] = {
 OPEN_PAYMENT = frozenset({PaymentStatus.PENDING, PaymentStatus.PROCESSING})
 
 
-def may_become_order(target: OrderStatus) -> list[str]:
+def may_become_order(target: OrderStatus) -> tuple[str, ...]:
     """Return the statuses from which an order may go to `target`, for a guarded update."""
-    return sorted(status for status, legal in ORDER_TRANSITIONS.items() if target in legal)
+    return tuple(sorted(old for old, legal in ORDER_TRANSITIONS.items() if target in legal))
 
 
-def may_become_payment(target: PaymentStatus) -> list[str]:
+def may_become_payment(target: PaymentStatus) -> tuple[str, ...]:
     """Return the statuses from which a payment may go to `target`, for a guarded update."""
-    return sorted(status for status, legal in PAYMENT_TRANSITIONS.items() if target in legal)
+    return tuple(sorted(old for old, legal in PAYMENT_TRANSITIONS.items() if target in legal))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Payment:
 
     @classmethod
     def from_row(cls, row: Row) -> Payment:
-        """Build a payment from a row of the `find_payment` query."""
+        """Build a payment from a row of the `find_payment` or `begin_charge` query."""
         return cls(
             id=row["id"],
             key=row["external_id"] or str(row["id"]),
@@ -165,7 +165,7 @@ class Order:
 
     @classmethod
     def from_row(cls, row: Row) -> Order:
-        """Build an order from a row of the `find_order` or `list_orders` query."""
+        """Build an order from a row of `order_details`."""
         return cls(
             id=row["id"],
             user_id=row["user_id"],

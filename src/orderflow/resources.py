@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from orderflow.bull.queues import JobQueues, open_queues
@@ -29,8 +29,29 @@ class Resources:
     templates: Templates
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Who is beyond our own servers: the one that takes money, those that carry messages."""
+
+    gateway: Gateway
+    senders: tuple[Sender, ...]
+
+
+#: Opens the outside world that the settings describe; its end closes it.
+OpenOutside = Callable[[Settings], AbstractAsyncContextManager[Outside]]
+
+
 @asynccontextmanager
-async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+async def open_outside(settings: Settings) -> AsyncIterator[Outside]:
+    """Give the gateway at GATEWAY_URL, mail over SMTP_HOST, and SMS where SMS_FILE is set."""
+    async with open_gateway(settings) as gateway:
+        yield Outside(gateway, _senders(settings))
+
+
+@asynccontextmanager
+async def open_resources(
+    settings: Settings, outside_of: OpenOutside = open_outside
+) -> AsyncIterator[Resources]:
     """Give everything that `settings` describe, closed on leaving.
 
     Nothing is connected before it is used, so a process starts while a server is away.
@@ -42,13 +63,13 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             )
         )
         queues = await stack.enter_async_context(open_queues(settings))
-        gateway = await stack.enter_async_context(open_gateway(settings))
+        outside = await stack.enter_async_context(outside_of(settings))
         yield Resources(
             settings=settings,
             db=db,
             queues=queues,
-            gateway=gateway,
-            senders=_senders(settings),
+            gateway=outside.gateway,
+            senders=outside.senders,
             templates=Templates(),
         )
 

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from orderflow.api.faults import Fault, faults_of, json_pointer
 from orderflow.api.problems import Kind, Problem, problem_of
-from orderflow.api.state import state_of
+from orderflow.api.state import State, state_of
 from orderflow.checkout import Checkout, IdempotencyKey, place_order
 from orderflow.errors import OutOfStock, UnknownProducts
 from orderflow.settings import Settings
@@ -29,6 +29,11 @@ _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 async def post_checkout(request: Request) -> Response:
     """Place an order for the caller, or answer again what the same request was answered before."""
     state = state_of(request)
+    with state.checkouts.one():
+        return await _answer_checkout(request, state)
+
+
+async def _answer_checkout(request: Request, state: State) -> Response:
     resources = state.resources
     user = await state.tokens.user(request.headers)
     key = read_idempotency_key(request.headers, resources.settings)

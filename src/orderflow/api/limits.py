@@ -1,11 +1,33 @@
-"""The limit on request bodies, as ASGI middleware: nobody makes the API hold more than this."""
+"""The limits on what clients can make the API hold: the size of a body, and requests at once."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orderflow.api.problems import Kind, Problem
+
+
+class InFlight:
+    """At most `limit` requests of one kind at once; more would only wait for each other."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one more while inside. Raises Problem where that would be too many."""
+        if self._count >= self._limit:
+            raise Problem(Kind.TOO_MANY_CHECKOUTS, "Try again; nothing was ordered.")
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
 
 
 class BodyLimit:

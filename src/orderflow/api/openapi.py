@@ -58,7 +58,6 @@ _POST_CHECKOUT = Operation(
         Kind.NOT_JSON,
         Kind.INVALID_HEADER,
         Kind.OUT_OF_STOCK,
-        Kind.IDEMPOTENCY_KEY_IN_FLIGHT,
         Kind.BODY_TOO_LARGE,
         Kind.UNSUPPORTED_MEDIA_TYPE,
         Kind.INVALID_BODY,
@@ -67,6 +66,7 @@ _POST_CHECKOUT = Operation(
         Kind.TOTAL_TOO_LARGE,
         Kind.IDEMPOTENCY_KEY_REUSED,
         Kind.DATABASE_UNAVAILABLE,
+        Kind.TOO_MANY_CHECKOUTS,
     ),
 )
 

@@ -17,7 +17,6 @@ from orderflow.api.faults import Fault
 from orderflow.checkout import Checkout
 from orderflow.errors import (
     DatabaseUnavailable,
-    IdempotencyKeyInFlight,
     IdempotencyKeyReused,
     MixedCurrencies,
     OrderflowError,
@@ -41,7 +40,6 @@ class Kind(Enum):
     ORDER_NOT_FOUND = 404, "There is no such order"
     METHOD_NOT_ALLOWED = 405, "The method is not allowed here"
     OUT_OF_STOCK = 409, "A product is out of stock"
-    IDEMPOTENCY_KEY_IN_FLIGHT = 409, "The first request with this Idempotency-Key is not done yet"
     BODY_TOO_LARGE = 413, "The body is too large"
     UNSUPPORTED_MEDIA_TYPE = 415, "The body must be JSON"
     INVALID_BODY = 422, "The body is not valid"
@@ -51,6 +49,7 @@ class Kind(Enum):
     IDEMPOTENCY_KEY_REUSED = 422, "The Idempotency-Key belongs to another request"
     INTERNAL_ERROR = 500, "Something went wrong"
     DATABASE_UNAVAILABLE = 503, "The database does not answer"
+    TOO_MANY_CHECKOUTS = 503, "More orders are coming in than can be taken now"
     SIGNING_KEYS_UNAVAILABLE = 503, "The keys that tokens are checked with cannot be fetched"
 
     def __init__(self, status: int, title: str) -> None:
@@ -70,7 +69,7 @@ class Kind(Enum):
 
 #: Nothing is wrong with these requests but their moment.
 PASSING = frozenset(
-    {Kind.IDEMPOTENCY_KEY_IN_FLIGHT, Kind.DATABASE_UNAVAILABLE, Kind.SIGNING_KEYS_UNAVAILABLE}
+    {Kind.DATABASE_UNAVAILABLE, Kind.TOO_MANY_CHECKOUTS, Kind.SIGNING_KEYS_UNAVAILABLE}
 )
 
 
@@ -132,7 +131,6 @@ _DOMAIN: Mapping[type[OrderflowError], tuple[Kind, str | None, str]] = {
     MixedCurrencies: (Kind.MIXED_CURRENCIES, "/items", "one-currency"),
     TotalTooLarge: (Kind.TOTAL_TOO_LARGE, "/items", "total-less-than-equal {limit}"),
     IdempotencyKeyReused: (Kind.IDEMPOTENCY_KEY_REUSED, "Idempotency-Key", "same-body"),
-    IdempotencyKeyInFlight: (Kind.IDEMPOTENCY_KEY_IN_FLIGHT, "Idempotency-Key", "one-at-a-time"),
 }
 
 

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from orderflow.api.auth import Tokens
+from orderflow.api.limits import InFlight
 from orderflow.resources import Resources
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The open resources of the process, and the check of tokens."""
+    """The open resources of the process, the check of tokens, and the limit on checkouts."""
 
     resources: Resources
     tokens: Tokens
+    checkouts: InFlight
 
 
 def state_of(request: Request) -> State:

@@ -30,8 +30,11 @@ _WORTH_SENDING = 16
 
 #: They hold a connection until something happens, so they get one to themselves.
 _BLOCKING = frozenset(
-    "BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN"
-    " MONITOR WAIT WAITAOF XREAD XREADGROUP".split()
+    {
+        *("BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH"),
+        *("BZMPOP", "BZPOPMAX", "BZPOPMIN", "XREAD", "XREADGROUP"),
+        *("MONITOR", "WAIT", "WAITAOF"),
+    }
 )
 
 _LAST_LOOK_S = 0.01

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
 
+from orderflow.db.batcher import Batcher
 from orderflow.db.queries import load_queries
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable
 
@@ -20,10 +22,18 @@ _AWAY = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a statement meets whose connection is just being lost
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+
+
+#: Every statement finds its rows by key. A plan made while a table was small would read all of it
+#: for a batch, and PostgreSQL keeps a plan until its statistics are new.
+_BY_KEY = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+
+Args = tuple[Any, ...]
 
 
 @contextmanager
@@ -39,7 +49,7 @@ def _in_our_words() -> Iterator[None]:
         # Its text may show a whole row, a customer's address with it, and an error's text ends in
         # logs and in jobs: the rule that was broken is all that goes on.
         rule = error.constraint_name or error.sqlstate
-        raise DatabaseRefused(reason=f"{type(error).__name__}, {rule}") from None
+        raise DatabaseRefused(reason=f"{type(error).__name__}, {rule}", rule=rule) from None
 
 
 class Transaction:
@@ -67,6 +77,7 @@ class Database:
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
+        self._batchers: dict[tuple[Any, ...], Batcher[Args, asyncpg.Record | None]] = {}
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run the named query and return its rows."""
@@ -77,6 +88,29 @@ class Database:
         """Run the named query and return its first row, or None."""
         async with self._connection() as connection:
             return await connection.fetchrow(QUERIES[query], *args)
+
+    async def batch(
+        self, query: str, *args: Any, same: tuple[Any, ...] = (), apart: Hashable = None
+    ) -> asyncpg.Record | None:
+        """Run the named query together with whoever asks for it now; return the row of this call.
+
+        The query takes each argument as an array, and returns with each row, as `n`, which call
+        of the batch it belongs to, counted from 1. What is the `same` for all comes last, as it
+        is. Two calls that are to be kept `apart` by the same value never share a batch, since one
+        statement cannot write a row twice; unless told, that is the first argument.
+        """
+        batcher = self._batchers.get((query, same))
+        if batcher is None:
+            batcher = self._batchers[query, same] = Batcher(partial(self._batch, query, same))
+        return await batcher.do(args, args[0] if apart is None else apart)
+
+    async def _batch(
+        self, query: str, same: tuple[Any, ...], calls: Sequence[Args]
+    ) -> Sequence[asyncpg.Record | None]:
+        rows: list[asyncpg.Record | None] = [None] * len(calls)
+        for row in await self.fetch(query, *zip(*calls, strict=True), *same):
+            rows[row["n"] - 1] = row
+        return rows
 
     async def ping(self) -> None:
         """Return when PostgreSQL answers."""
@@ -113,7 +147,7 @@ async def open_database(dsn: str, size: int, timeout_ms: int) -> AsyncIterator[D
         timeout=timeout_s,
         command_timeout=timeout_s,
         init=_use_json,
-        server_settings={"application_name": "orderflow"},
+        server_settings={"application_name": "orderflow", **_BY_KEY},
     )
     async with pool:
         yield Database(pool, timeout_s)

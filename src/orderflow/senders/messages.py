@@ -23,6 +23,9 @@ class Templates:
             loader=jinja2.PackageLoader("orderflow", "templates"),
             autoescape=jinja2.select_autoescape(["html"]),
             undefined=jinja2.StrictUndefined,
+            # They come with the package; to look at the files for each message costs more than
+            # to fill them.
+            auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
         )

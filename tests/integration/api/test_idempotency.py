@@ -10,7 +10,6 @@ from typing import Any
 import asyncpg
 import pytest
 
-from orderflow.checkout import IdempotencyKey
 from orderflow.settings import Settings
 
 Sql = asyncpg.Connection
@@ -86,18 +85,30 @@ async def test_a_key_is_not_for_another_body(api: Any, sql: Sql) -> None:
     assert await count_orders(sql) == 1
 
 
-async def test_a_key_whose_request_still_runs_is_to_be_tried_again(api: Any, sql: Sql) -> None:
-    # What another request holds while it works on this key.
-    lock = IdempotencyKey("k-1", 60).lock("user-1")
-    await sql.execute("SELECT pg_advisory_lock($1)", lock)
+async def test_requests_with_one_key_at_once_make_one_order(api: Any, sql: Sql) -> None:
+    answers = await asyncio.gather(*(api.checkout(key="k-1") for _ in range(20)))
 
-    response = await api.checkout(key="k-1")
-    await sql.execute("SELECT pg_advisory_unlock($1)", lock)
-    later = await api.checkout(key="k-1")
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["orderId"] for answer in answers}) == 1
+    assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 19
+    assert await count_orders(sql) == 1
 
-    assert (response.status_code, api.problem(response)) == (409, "idempotency-key-in-flight")
-    assert response.headers["Retry-After"] == "1"
-    assert later.status_code == 202
+
+async def test_a_key_that_another_process_writes_is_waited_for(api: Any, sql: Sql) -> None:
+    transaction = sql.transaction()
+    await transaction.start()
+    await sql.execute(
+        "INSERT INTO idempotency_keys VALUES ('user-1', 'k-1', '\\x00', '{}', now() + '1 hour')"
+    )
+    waiting = asyncio.create_task(api.checkout(key="k-1"))
+    while not await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        await asyncio.sleep(0.001)
+    innocent = await api.checkout(key="k-2")
+    await transaction.commit()
+    response = await waiting
+
+    assert innocent.status_code == 202
+    assert (response.status_code, api.problem(response)) == (422, "idempotency-key-reused")
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,6 @@ def test_types_are_stable() -> None:
         "order-not-found": 404,
         "method-not-allowed": 405,
         "out-of-stock": 409,
-        "idempotency-key-in-flight": 409,
         "body-too-large": 413,
         "unsupported-media-type": 415,
         "invalid-body": 422,
@@ -200,5 +199,6 @@ def test_types_are_stable() -> None:
         "idempotency-key-reused": 422,
         "internal-error": 500,
         "database-unavailable": 503,
+        "too-many-checkouts": 503,
         "signing-keys-unavailable": 503,
     }

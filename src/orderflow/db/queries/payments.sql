@@ -20,63 +20,90 @@ INSERT INTO payments (id, external_id, order_id, method, amount, currency, statu
 SELECT $3, $4, id, $5, $6, $7, 'pending' FROM new_order
 
 -- name: begin_charge
--- payment id. Returns the status before, or nothing if the payment has an outcome.
-WITH was AS (
-    SELECT id, status
-    FROM payments
-    WHERE id = $1 AND status IN ('pending', 'processing')
-    FOR UPDATE
+-- arrays: payment id, and as its job has them its order's id, amount and method. The payment as
+-- it was before; it is being processed now if it was open and the job agrees with it.
+WITH asked AS (
+    SELECT *
+    FROM unnest($1::uuid[], $2::uuid[], $3::numeric[], $4::text[])
+        WITH ORDINALITY AS a(id, order_id, amount, method, n)
+), was AS (
+    SELECT
+        a.n, p.*,
+        p.order_id = a.order_id AND p.amount = a.amount AND p.method = a.method AS agreed
+    FROM payments p JOIN asked a ON a.id = p.id
+    ORDER BY p.id
+    FOR UPDATE OF p
 ), begun AS (
     UPDATE payments p
     SET status = 'processing', updated_at = now()
-    FROM was
-    WHERE p.id = was.id
-    RETURNING p.order_id, was.status AS status_before
+    FROM was w
+    WHERE p.id = w.id AND w.agreed AND w.status IN ('pending', 'processing')
+    RETURNING p.order_id
 ), order_begun AS (
-    UPDATE orders
+    UPDATE orders o
     SET status = 'processing', updated_at = now()
-    WHERE id = (SELECT order_id FROM begun) AND status = 'pending'
+    FROM begun b
+    WHERE o.id = b.order_id AND o.status = 'pending'
 )
-SELECT status_before FROM begun
+SELECT
+    w.n, w.id, w.external_id, w.order_id, o.external_id AS order_external_id, o.user_id,
+    w.method, w.token, w.amount, w.currency, w.status, w.transaction_id, w.decline_reason,
+    o.notified_at IS NOT NULL AS notified
+FROM was w JOIN orders o ON o.id = w.order_id
 
 -- name: settle_paid
--- payment id, transaction id, statuses a payment may complete from, and an order be confirmed from.
--- Returns nothing if the payment has an outcome already.
-WITH paid AS (
-    UPDATE payments
-    SET status = 'completed', transaction_id = $2, token = NULL, updated_at = now()
-    WHERE id = $1 AND status = ANY($3::text[])
-    RETURNING order_id
+-- arrays: payment id, transaction id; then the statuses that a payment may complete from, and
+-- an order be confirmed from. Returns nothing for a payment that has an outcome already.
+WITH asked AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS a(id, transaction_id, n)
+), locked AS (
+    SELECT a.* FROM payments p JOIN asked a USING (id) ORDER BY p.id FOR UPDATE OF p
+), paid AS (
+    UPDATE payments p
+    SET status = 'completed', transaction_id = l.transaction_id, token = NULL, updated_at = now()
+    FROM locked l
+    WHERE p.id = l.id AND p.status = ANY($3::text[])
+    RETURNING l.n, p.order_id
 ), confirmed AS (
-    UPDATE orders
+    UPDATE orders o
     SET status = 'confirmed', updated_at = now()
-    WHERE id = (SELECT order_id FROM paid) AND status = ANY($4::text[])
+    FROM paid p
+    WHERE o.id = p.order_id AND o.status = ANY($4::text[])
 )
-SELECT order_id FROM paid
+SELECT n FROM paid
 
 -- name: settle_declined
--- payment id, reason, statuses a payment may fail from, and an order be cancelled from.
--- Returns nothing if the payment has an outcome already. Stock that the order took goes back.
-WITH declined AS (
-    UPDATE payments
-    SET status = 'failed', decline_reason = $2, token = NULL, updated_at = now()
-    WHERE id = $1 AND status = ANY($3::text[])
-    RETURNING order_id
-), cancelled AS (
-    UPDATE orders
-    SET status = 'cancelled', updated_at = now()
-    WHERE id = (SELECT order_id FROM declined) AND status = ANY($4::text[])
-    RETURNING id
+-- arrays: payment id, reason; then the statuses that a payment may fail from, and an order be
+-- cancelled from. Returns nothing for a payment that has an outcome already. Stock that the
+-- orders took goes back.
+WITH asked AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS a(id, reason, n)
 ), locked AS (
-    SELECT p.sku, i.quantity
-    FROM products p JOIN order_items i USING (sku)
-    WHERE i.order_id = (SELECT id FROM cancelled) AND i.took_stock AND p.stock IS NOT NULL
+    SELECT a.* FROM payments p JOIN asked a USING (id) ORDER BY p.id FOR UPDATE OF p
+), declined AS (
+    UPDATE payments p
+    SET status = 'failed', decline_reason = l.reason, token = NULL, updated_at = now()
+    FROM locked l
+    WHERE p.id = l.id AND p.status = ANY($3::text[])
+    RETURNING l.n, p.order_id
+), cancelled AS (
+    UPDATE orders o
+    SET status = 'cancelled', updated_at = now()
+    FROM declined d
+    WHERE o.id = d.order_id AND o.status = ANY($4::text[])
+    RETURNING o.id
+), back AS (
+    SELECT i.sku, sum(i.quantity) AS quantity
+    FROM order_items i JOIN cancelled c ON c.id = i.order_id
+    WHERE i.took_stock
+    GROUP BY i.sku
+), shelf AS (
+    SELECT p.sku, b.quantity
+    FROM products p JOIN back b USING (sku)
+    WHERE p.stock IS NOT NULL
     ORDER BY p.sku
     FOR UPDATE OF p
 ), returned AS (
-    UPDATE products p
-    SET stock = p.stock + l.quantity
-    FROM locked l
-    WHERE p.sku = l.sku
+    UPDATE products p SET stock = p.stock + s.quantity FROM shelf s WHERE p.sku = s.sku
 )
-SELECT order_id FROM declined
+SELECT n FROM declined

@@ -57,13 +57,16 @@ WITH asked AS (
 ), wanted AS (
     SELECT sku, sum(quantity) AS quantity FROM sold WHERE stock IS NOT NULL GROUP BY sku
 ), locked AS (
-    -- In the order of their sku, as return_stock does.
-    SELECT p.sku, w.quantity
-    FROM products p JOIN wanted w USING (sku)
-    ORDER BY p.sku
-    FOR UPDATE OF p
+    -- In the order of their sku, as a declined payment gives them back.
+    SELECT sku FROM products
+    WHERE sku = ANY(ARRAY(SELECT sku FROM wanted))
+    ORDER BY sku
+    FOR UPDATE
 ), taken AS (
-    UPDATE products p SET stock = p.stock - l.quantity FROM locked l WHERE p.sku = l.sku
+    UPDATE products p
+    SET stock = p.stock - w.quantity
+    FROM locked JOIN wanted w USING (sku)
+    WHERE p.sku = locked.sku
 ), new_orders AS (
     INSERT INTO orders (id, source, user_id, status, total, currency, email, phone, shipping_address)
     SELECT order_id, 'checkout', user_id, 'pending', total, currency, email, phone,

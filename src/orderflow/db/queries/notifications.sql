@@ -3,9 +3,9 @@
 -- seconds that a claim lasts. The order, and the channels of which this call has the claim: not
 -- one that was sent or refused, nor one that another worker has.
 WITH asked AS (
-    SELECT * FROM unnest($1::uuid[]) WITH ORDINALITY AS a(order_id, n)
+    SELECT * FROM unnest($1::uuid[]) WITH ORDINALITY AS a(id, n)
 ), found AS MATERIALIZED (
-    SELECT a.n, d.* FROM asked a JOIN order_details d ON d.id = a.order_id
+    SELECT a.n, d.* FROM order_details d JOIN asked a USING (id) WHERE d.id = ANY($1)
 ), claimed AS (
     INSERT INTO notifications AS m (order_id, kind, channel, recipient, claimed_until)
     SELECT f.id, $2, c.channel, c.recipient, now() + make_interval(secs => $5)
@@ -17,10 +17,11 @@ WITH asked AS (
     WHERE m.sent_at IS NULL AND m.refused_reason IS NULL AND m.claimed_until <= now()
     RETURNING order_id, channel
 )
-SELECT
-    f.*,
-    ARRAY(SELECT c.channel FROM claimed c WHERE c.order_id = f.id) AS claimed
+SELECT f.*, coalesce(c.channels, '{}') AS claimed
 FROM found f
+LEFT JOIN (
+    SELECT order_id, array_agg(channel) AS channels FROM claimed GROUP BY order_id
+) c ON c.order_id = f.id
 
 -- name: find_notification
 -- order id, kind, channel
@@ -38,13 +39,13 @@ WITH asked AS (
     UPDATE notifications m
     SET sent_at = now(), reference = a.reference
     FROM asked a
-    WHERE m.order_id = a.order_id AND m.kind = $4 AND m.channel = $5
+    WHERE m.order_id = ANY($1) AND m.kind = $4 AND m.channel = $5 AND m.order_id = a.order_id
     RETURNING a.n
 ), told AS (
     UPDATE orders o
-    SET notified_at = now(), updated_at = now()
+    SET notified_at = coalesce(o.notified_at, now()), updated_at = now()
     FROM asked a
-    WHERE a.last AND o.id = a.order_id AND o.notified_at IS NULL
+    WHERE o.id = ANY($1) AND o.id = a.order_id AND a.last
 )
 SELECT n FROM sent
 

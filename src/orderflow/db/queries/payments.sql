@@ -27,48 +27,49 @@ WITH asked AS (
     FROM unnest($1::uuid[], $2::uuid[], $3::numeric[], $4::text[])
         WITH ORDINALITY AS a(id, order_id, amount, method, n)
 ), was AS (
-    SELECT
-        a.n, p.*,
-        p.order_id = a.order_id AND p.amount = a.amount AND p.method = a.method AS agreed
-    FROM payments p JOIN asked a ON a.id = p.id
-    ORDER BY p.id
-    FOR UPDATE OF p
+    SELECT * FROM payments WHERE id = ANY($1) ORDER BY id FOR UPDATE
+), agreed AS MATERIALIZED (
+    SELECT id, order_id
+    FROM was JOIN asked USING (id, order_id, amount, method)
+    WHERE status IN ('pending', 'processing')
 ), begun AS (
     UPDATE payments p
     SET status = 'processing', updated_at = now()
-    FROM was w
-    WHERE p.id = w.id AND w.agreed AND w.status IN ('pending', 'processing')
-    RETURNING p.order_id
+    FROM agreed
+    WHERE p.id = agreed.id
 ), order_begun AS (
     UPDATE orders o
     SET status = 'processing', updated_at = now()
-    FROM begun b
-    WHERE o.id = b.order_id AND o.status = 'pending'
+    FROM agreed
+    WHERE o.id = agreed.order_id AND o.status = 'pending'
 )
 SELECT
-    w.n, w.id, w.external_id, w.order_id, o.external_id AS order_external_id, o.user_id,
+    a.n, w.id, w.external_id, w.order_id, o.external_id AS order_external_id, o.user_id,
     w.method, w.token, w.amount, w.currency, w.status, w.transaction_id, w.decline_reason,
     o.notified_at IS NOT NULL AS notified
-FROM was w JOIN orders o ON o.id = w.order_id
+FROM asked a JOIN was w USING (id) JOIN orders o ON o.id = w.order_id
 
 -- name: settle_paid
 -- arrays: payment id, transaction id; then the statuses that a payment may complete from, and
 -- an order be confirmed from. Returns nothing for a payment that has an outcome already.
 WITH asked AS (
     SELECT * FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS a(id, transaction_id, n)
-), locked AS (
-    SELECT a.* FROM payments p JOIN asked a USING (id) ORDER BY p.id FOR UPDATE OF p
+), open AS (
+    SELECT id FROM payments
+    WHERE id = ANY($1) AND status = ANY($3::text[])
+    ORDER BY id
+    FOR UPDATE
 ), paid AS (
     UPDATE payments p
-    SET status = 'completed', transaction_id = l.transaction_id, token = NULL, updated_at = now()
-    FROM locked l
-    WHERE p.id = l.id AND p.status = ANY($3::text[])
-    RETURNING l.n, p.order_id
+    SET status = 'completed', transaction_id = a.transaction_id, token = NULL, updated_at = now()
+    FROM open JOIN asked a USING (id)
+    WHERE p.id = open.id
+    RETURNING a.n, p.order_id
 ), confirmed AS (
     UPDATE orders o
     SET status = 'confirmed', updated_at = now()
-    FROM paid p
-    WHERE o.id = p.order_id AND o.status = ANY($4::text[])
+    FROM paid
+    WHERE o.id = paid.order_id AND o.status = ANY($4::text[])
 )
 SELECT n FROM paid
 
@@ -78,32 +79,38 @@ SELECT n FROM paid
 -- orders took goes back.
 WITH asked AS (
     SELECT * FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS a(id, reason, n)
-), locked AS (
-    SELECT a.* FROM payments p JOIN asked a USING (id) ORDER BY p.id FOR UPDATE OF p
+), open AS (
+    SELECT id FROM payments
+    WHERE id = ANY($1) AND status = ANY($3::text[])
+    ORDER BY id
+    FOR UPDATE
 ), declined AS (
     UPDATE payments p
-    SET status = 'failed', decline_reason = l.reason, token = NULL, updated_at = now()
-    FROM locked l
-    WHERE p.id = l.id AND p.status = ANY($3::text[])
-    RETURNING l.n, p.order_id
+    SET status = 'failed', decline_reason = a.reason, token = NULL, updated_at = now()
+    FROM open JOIN asked a USING (id)
+    WHERE p.id = open.id
+    RETURNING a.n, p.order_id
 ), cancelled AS (
     UPDATE orders o
     SET status = 'cancelled', updated_at = now()
-    FROM declined d
-    WHERE o.id = d.order_id AND o.status = ANY($4::text[])
+    FROM declined
+    WHERE o.id = declined.order_id AND o.status = ANY($4::text[])
     RETURNING o.id
 ), back AS (
     SELECT i.sku, sum(i.quantity) AS quantity
-    FROM order_items i JOIN cancelled c ON c.id = i.order_id
+    FROM cancelled c JOIN order_items i ON i.order_id = c.id
     WHERE i.took_stock
     GROUP BY i.sku
 ), shelf AS (
-    SELECT p.sku, b.quantity
-    FROM products p JOIN back b USING (sku)
-    WHERE p.stock IS NOT NULL
-    ORDER BY p.sku
-    FOR UPDATE OF p
+    -- In the order of their sku, as an order takes them.
+    SELECT sku FROM products
+    WHERE sku = ANY(ARRAY(SELECT sku FROM back)) AND stock IS NOT NULL
+    ORDER BY sku
+    FOR UPDATE
 ), returned AS (
-    UPDATE products p SET stock = p.stock + s.quantity FROM shelf s WHERE p.sku = s.sku
+    UPDATE products p
+    SET stock = p.stock + b.quantity
+    FROM shelf JOIN back b USING (sku)
+    WHERE p.sku = shelf.sku
 )
 SELECT n FROM declined

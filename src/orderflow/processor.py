@@ -8,7 +8,6 @@ job at once, anything else is an attempt that BullMQ retries with its backoff.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -92,7 +91,7 @@ class QueueWorker:
         """
         with bound_contextvars(**_log_context(delivery)):
             try:
-                return _as_json(await self._run(delivery, resources))
+                return await self._run(delivery, resources)
             except FATAL as error:
                 log.warning("job refused", reason=str(error))
                 raise UnrecoverableError(str(error)) from error
@@ -146,9 +145,3 @@ def _log_context(delivery: Delivery) -> dict[str, Any]:
         ids = {"order_id": "orderId", "payment_id": "paymentId"}
         context |= {name: delivery.data[key] for name, key in ids.items() if key in delivery.data}
     return context
-
-
-def _as_json(result: Result) -> Result:
-    """Return the result as BullMQ will keep it. Raises TypeError or ValueError if it cannot."""
-    kept: Result = json.loads(json.dumps(result, allow_nan=False))
-    return kept

@@ -7,6 +7,8 @@ failed, it is put back; where a worker in Node has done it, its result goes into
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,6 +23,7 @@ from orderflow.contract import (
     JobName,
     NewJob,
     PaymentMethod,
+    QueueName,
     gateway_key,
     order_confirmation_job,
     payment_failed_job,
@@ -34,13 +37,17 @@ from orderflow.orders import OrderStatus, Row
 log = structlog.get_logger(__name__)
 
 PAGE_SIZE = 500
+#: A run that waits for room in a queue ends after this, and the next one begins with the oldest.
+RUN_AT_MOST_S = 60.0
+_LOOK_FOR_ROOM_S = 0.05
 _START = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
 @dataclass(slots=True)
 class Counts:
-    """What one run saw and did."""
+    """What one run saw and did: nothing while `another_runs`."""
 
+    another_runs: bool = False
     unsettled: int = 0
     jobs_added: int = 0
     jobs_retried: int = 0
@@ -55,13 +62,26 @@ class Counts:
 async def run_once(*, db: Database, queues: JobQueues, gateway: Gateway, grace_ms: int) -> Counts:
     """Look at every unsettled order that rested for `grace_ms`, oldest first, page by page.
 
+    Jobs are added only as far as their queue has room; the run waits for it. One run at a time:
+    another one, wherever it is, does nothing.
+
     Raises DatabaseUnavailable or redis.RedisError; what was done until then stays done.
     """
+    # Nothing is written in this transaction: it holds the lock, and with its end lets go of it.
+    async with db.transaction() as transaction:
+        lock = await transaction.fetchrow("lock_reconciler")
+        if lock is None or not lock["mine"]:
+            return Counts(another_runs=True)
+        return await _run(db, queues, gateway, grace_ms)
+
+
+async def _run(db: Database, queues: JobQueues, gateway: Gateway, grace_ms: int) -> Counts:
     counts = Counts()
     after = _START
-    while True:
+    ends_at = time.monotonic() + RUN_AT_MOST_S
+    while time.monotonic() < ends_at:
         rows = await db.fetch("unsettled_orders", *after, grace_ms / 1000, PAGE_SIZE)
-        await _put_back(rows, db, queues, gateway, counts)
+        await _put_back(rows, db, queues, gateway, counts, ends_at)
         counts.unsettled += len(rows)
         if len(rows) < PAGE_SIZE:
             break
@@ -87,15 +107,21 @@ def _wanted(row: Row) -> NewJob:
 
 
 async def _put_back(
-    rows: Sequence[Row], db: Database, queues: JobQueues, gateway: Gateway, counts: Counts
+    rows: Sequence[Row],
+    db: Database,
+    queues: JobQueues,
+    gateway: Gateway,
+    counts: Counts,
+    ends_at: float,
 ) -> None:
     jobs = [_wanted(row) for row in rows]
     states = await queues.states(jobs) if jobs else []
+    missing = [job for job, state in zip(jobs, states, strict=True) if state is JobState.MISSING]
+    counts.jobs_added += await _feed(missing, queues, ends_at)
     for row, job, state in zip(rows, jobs, states, strict=True):
         match state:
-            case JobState.MISSING:
-                await queues.add(job)
-                counts.jobs_added += 1
+            case JobState.MISSING | JobState.LIVE:
+                continue
             case JobState.LOST:
                 await queues.replace(job)
                 counts.jobs_added += 1
@@ -104,9 +130,25 @@ async def _put_back(
                 counts.jobs_retried += await queues.retry(job, state)
             case JobState.COMPLETED:
                 await _take_over(row, job, db, queues, gateway, counts)
-            case JobState.LIVE:
-                continue
         log.info("job put right", job_id=job.job_id, found=state.value)
+
+
+async def _feed(missing: Sequence[NewJob], queues: JobQueues, ends_at: float) -> int:
+    """Add the jobs as their queues have room for them, in order; return how many by `ends_at`."""
+    added = 0
+    for queue in QueueName:
+        jobs = [job for job in missing if job.queue is queue]
+        while jobs and time.monotonic() < ends_at:
+            room = await queues.room(queue)
+            if room == 0:
+                await asyncio.sleep(_LOOK_FOR_ROOM_S)
+                continue
+            now, jobs = jobs[:room], jobs[room:]
+            await queues.add_all(now)
+            added += len(now)
+    if added:
+        log.info("missing jobs added", jobs=added)
+    return added
 
 
 async def _take_over(

@@ -90,6 +90,7 @@ class Settings(BaseSettings):
 
     # Queues
     queue_prefix: str = Field(default="bull", min_length=1, max_length=64, pattern=r"^[^\s:]+$")
+    queue_depth_limit: int = Field(default=100_000, ge=2)
     priority_high: PriorityNumber = 1
     priority_medium: PriorityNumber = 10
     priority_low: PriorityNumber = 20

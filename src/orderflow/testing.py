@@ -30,9 +30,12 @@ async def perform_job(
 
     `worker` is a name as on the command line, or the QueueWorker itself. Raises
     bullmq.UnrecoverableError where BullMQ would not try again, the attempt's own error where it
-    would, and TypeError or ValueError if the data is no JSON.
+    would, and TypeError or ValueError if the data or the result is no JSON.
     """
     found = load_worker(worker) if isinstance(worker, str) else worker
     carried = json.loads(json.dumps(data, allow_nan=False))
     delivery = Delivery(found.queue, job_name, job_id, carried, attempt)
-    return await found.process(delivery, resources)
+    kept: dict[str, Any] = json.loads(
+        json.dumps(await found.process(delivery, resources), allow_nan=False)
+    )
+    return kept

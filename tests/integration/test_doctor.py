@@ -252,7 +252,9 @@ async def site_of(settings: Settings, redis: Redis, **info: object) -> redis_che
     from redis.asyncio import Redis as AsyncRedis
 
     client = AsyncRedis.from_url(settings.redis_dsn, decode_responses=True)
-    queues = JobQueues(client, settings.queue_prefix, settings.priorities)
+    queues = JobQueues(
+        client, settings.queue_prefix, settings.priorities, settings.queue_depth_limit
+    )
     return redis_checks.RedisSite(settings, client, queues, redis.info() | info)
 
 

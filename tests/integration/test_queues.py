@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -41,7 +43,7 @@ async def test_a_second_add_does_nothing_while_the_first_exists(queues, redis, s
     ("priorities", "numbers"), [(Priorities(), (1, 10)), (Priorities(20, 10, 1), (20, 10))]
 )
 async def test_priorities_have_the_numbers_of_the_settings(redis, settings, priorities, numbers):
-    queues = JobQueues(redis, settings.queue_prefix, priorities)
+    queues = JobQueues(redis, settings.queue_prefix, priorities, settings.queue_depth_limit)
     failed = payment_failed_job("order-1", None, "card_declined")
     for job, number in zip((JOB, failed), numbers, strict=True):
         await queues.add(job)
@@ -62,6 +64,23 @@ async def test_a_job_that_cannot_be_added_in_time_is_left_and_not_an_error(setti
     )
     async with open_queues(away) as queues:
         assert await queues.offer(JOB) is False
+
+
+async def test_a_full_queue_takes_offers_again_when_half_of_it_waits(redis, settings):
+    queues = JobQueues(redis, settings.queue_prefix, Priorities(), depth_limit=4)
+    jobs = [replace(JOB, job_id=f"job-{n}") for n in range(9)]
+
+    async def offer(job: NewJob) -> bool:
+        # What is known of the depth may be a little old.
+        await asyncio.sleep(0.11)
+        return await queues.offer(job)
+
+    assert [await offer(job) for job in jobs[:6]] == [True] * 4 + [False] * 2
+    await redis.zrem(key(settings, JOB, "prioritized"), "job-0")
+    assert await queues.room(JOB.queue) == 1
+    assert await offer(jobs[6]) is False
+    await redis.zrem(key(settings, JOB, "prioritized"), "job-1", "job-2")
+    assert await offer(jobs[7]) is True
 
 
 async def test_where_a_job_is(queues, redis, settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import httpx
@@ -16,10 +17,11 @@ from orderflow.contract import (
     payment_failed_job,
     payment_job,
 )
+from orderflow.db.pool import QUERIES
 from orderflow.gateways import Charge
 from orderflow.gateways.sandbox import SandboxGateway
 from orderflow.reconcile import run_once
-from orderflow.resources import Resources
+from orderflow.resources import Resources, open_resources
 
 
 @pytest.fixture
@@ -203,3 +205,47 @@ async def test_a_customer_whom_node_told_is_not_told_again(resources, place, red
     assert await run(resources) == reconcile.Counts(unsettled=1, results_taken=1)
     assert await sql.fetchval("SELECT notified_at IS NOT NULL FROM orders")
     assert await run(resources) == reconcile.Counts()
+
+
+async def test_jobs_are_fed_in_as_the_queue_has_room_the_oldest_first(
+    settings, resources, place, redis
+):
+    receipts = [await place() for _ in range(10)]
+    await lose_all_jobs(redis, resources)
+    taken: list[str] = []
+    deepest = 0
+    async with open_resources(settings.model_copy(update={"queue_depth_limit": 4})) as shallow:
+        run_now = asyncio.create_task(run(shallow))
+        queue = shallow.queues.queue("payment-processing")
+        async with asyncio.timeout(30):
+            while len(taken) < len(receipts):
+                waiting = await redis.zrange(queue.keys["prioritized"], 0, -1)
+                deepest = max(deepest, len(waiting))
+                taken += waiting
+                for job_id in waiting:
+                    await queue.remove(job_id)
+        counts = await run_now
+
+    assert counts == reconcile.Counts(unsettled=10, jobs_added=10)
+    assert deepest <= 4
+    assert taken == [f"payment-{receipt.payment_id}" for receipt in receipts]
+
+
+async def test_one_run_at_a_time(resources, place, redis, sql):
+    await place()
+    await lose_all_jobs(redis, resources)
+    async with sql.transaction():
+        await sql.execute(QUERIES["lock_reconciler"])
+        assert await run(resources) == reconcile.Counts(another_runs=True)
+    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
+
+
+async def test_a_run_does_not_wait_for_room_for_ever(
+    settings, resources, place, redis, monkeypatch: pytest.MonkeyPatch
+):
+    for _ in range(5):
+        await place()
+    await lose_all_jobs(redis, resources)
+    monkeypatch.setattr(reconcile, "RUN_AT_MOST_S", 0.2)
+    async with open_resources(settings.model_copy(update={"queue_depth_limit": 2})) as shallow:
+        assert await run(shallow) == reconcile.Counts(unsettled=5, jobs_added=2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,11 +43,15 @@ class Schedule:
 class JobQueues:
     """The queues on one Redis, for a producer."""
 
-    def __init__(self, client: Redis, prefix: str, priorities: Priorities) -> None:
+    def __init__(
+        self, client: Redis, prefix: str, priorities: Priorities, depth_limit: int
+    ) -> None:
         self._client = client
         self._prefix = prefix
         self._priorities = priorities
+        self._depth_limit = depth_limit
         self._queues: dict[str, NodeQueue] = {}
+        self._levels: dict[str, _Level] = {}
 
     def queue(self, name: str) -> NodeQueue:
         """Return BullMQ's own queue object; all share this connection."""
@@ -68,9 +74,20 @@ class JobQueues:
             {"jobId": job.job_id, "priority": self._priorities.number(job.priority)},
         )
 
+    async def add_all(self, jobs: Iterable[NewJob]) -> None:
+        """Add many jobs at once. Raises redis.RedisError; some may have been added then."""
+        await asyncio.gather(*map(self.add, jobs))
+
     async def offer(self, job: NewJob) -> bool:
-        """Add a job whose row is committed; while Redis is away it is the reconciler's to add."""
+        """Add a job whose row is committed, or leave it to the reconciler.
+
+        That is so while Redis is away, and while too many jobs wait: a row in PostgreSQL is
+        cheaper than a job in Redis. Once full, a queue takes offers again only when half of its
+        limit waits, so that the reconciler can feed in what is older first.
+        """
         try:
+            if await self._is_full(job.queue):
+                return False
             await self.add(job)
         except (RedisError, OSError) as error:
             log.warning(
@@ -79,8 +96,48 @@ class JobQueues:
             return False
         return True
 
+    async def depth(self, queue: str) -> int:
+        """Return how many jobs wait to be taken."""
+        key = self._key(queue)
+        prioritized, waiting, paused = await asyncio.gather(
+            self._client.zcard(f"{key}:prioritized"),
+            self._client.llen(f"{key}:wait"),
+            self._client.llen(f"{key}:paused"),
+        )
+        return int(prioritized + waiting + paused)
+
+    async def room(self, queue: str) -> int:
+        """Return how many jobs may be added before the queue is as deep as it may be."""
+        return max(0, self._depth_limit - await self.depth(queue))
+
+    async def _is_full(self, queue: str) -> bool:
+        level = self._levels.setdefault(queue, _Level())
+        now = time.monotonic()
+        if now >= level.look_at:
+            # At once, so that of many callers one looks and the others go by what it saw before.
+            level.look_at = now + _LEVEL_AGE_S
+            depth = await self.depth(queue)
+            level.full = depth >= (self._depth_limit / 2 if level.full else self._depth_limit)
+        return level.full
+
     async def states(self, jobs: Sequence[NewJob]) -> list[JobState]:
-        """Say where each of the jobs is, in their order, in one round trip or two."""
+        """Say where each of the jobs is, in their order, in a few round trips."""
+        found = await self._exist(jobs)
+        states = [JobState.MISSING] * len(jobs)
+        present = [n for n, exists in enumerate(found) if exists]
+        if present:
+            places = await self._places([jobs[n] for n in present])
+            for n, state in zip(present, places, strict=True):
+                states[n] = state
+        return states
+
+    async def _exist(self, jobs: Sequence[NewJob]) -> list[int]:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for job in jobs:
+                pipeline.exists(f"{self._key(job.queue)}:{job.job_id}")
+            return list(await pipeline.execute())
+
+    async def _places(self, jobs: Sequence[NewJob]) -> list[JobState]:
         states = await self._look(jobs, _SETS, ())
         # Lists are searched from end to end, so only for the few that are in no set.
         unclear = [n for n, state in enumerate(states) if state is JobState.LOST]
@@ -176,6 +233,16 @@ class JobQueues:
         return f"{self._prefix}:{queue}"
 
 
+@dataclass(slots=True)
+class _Level:
+    """What is known of a queue's depth, and when to look again."""
+
+    full: bool = False
+    look_at: float = 0.0
+
+
+#: How old may be what is known of a queue's depth.
+_LEVEL_AGE_S = 0.1
 _PRIORITIES_LOOKED_AT = 20
 _PRIORITY_STEP = 2**32
 
@@ -211,6 +278,8 @@ async def open_queues(settings: Settings) -> AsyncIterator[JobQueues]:
     """Give the queues of the Redis in `settings`, closed on leaving; Redis may be away."""
     client = connect_producer(settings.redis_dsn, settings.redis_timeout_ms)
     try:
-        yield JobQueues(client, settings.queue_prefix, settings.priorities)
+        yield JobQueues(
+            client, settings.queue_prefix, settings.priorities, settings.queue_depth_limit
+        )
     finally:
         await client.aclose()

@@ -270,7 +270,9 @@ async def examine_redis(settings: Settings) -> Findings:
         return [unreadable("redis", "REDIS_URL")]
     findings: Findings = []
     try:
-        queues = JobQueues(client, settings.queue_prefix, settings.priorities)
+        queues = JobQueues(
+            client, settings.queue_prefix, settings.priorities, settings.queue_depth_limit
+        )
         site = RedisSite(settings, client, queues, await client.info())
         await run_checks(REDIS_CHECKS, site, _AWAY, ResponseError, findings)
     except (*_AWAY, RedisError) as error:

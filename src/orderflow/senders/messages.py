@@ -30,6 +30,7 @@ class Templates:
             lstrip_blocks=True,
         )
         self._environment.filters["money"] = _money
+        self._templates: dict[str, jinja2.Template] = {}
 
     def render(self, kind: JobName, channel: Channel, order: Order, recipient: str) -> Message:
         """Return what to say to `recipient` about `order`."""
@@ -51,7 +52,13 @@ class Templates:
         )
 
     def _fill(self, kind: JobName, part: str, order: Order) -> str:
-        return self._environment.get_template(f"{kind.value}/{part}").render(order=order)
+        name = f"{kind.value}/{part}"
+        template = self._templates.get(name)
+        if template is None:
+            template = self._templates[name] = self._environment.get_template(name)
+            # Copied for every message, which a chain of dictionaries makes slow.
+            template.globals = dict(template.globals)
+        return template.render(order=order)
 
 
 def _money(amount: Decimal, currency: str) -> str:

@@ -1,3 +1,7 @@
+-- name: lock_reconciler
+-- False while another one runs. The number stands for it; a death lets go of the lock.
+SELECT pg_try_advisory_xact_lock(7237970109966541) AS mine
+
 -- name: unsettled_orders
 -- created at and id to go on after, seconds of rest before an order counts, how many.
 -- Oldest first. An order is unsettled until its customer was told how it ended.

@@ -151,6 +151,38 @@ def up(
     raise typer.Exit(run_stack(data.absolute(), once=once))
 
 
+@app.command()
+def rehearse(
+    orders: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many orders to carry.", show_default="5000000"),
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where data, logs and the report are kept.")] = Path(
+        ".orderflow/rehearsal"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the rehearsal that is in the folder.")
+    ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="Processes of each of the payment and mail workers."),
+    ] = 1,
+) -> None:
+    """Carry millions of orders over the real path on this machine, and count every one.
+
+    Needs the extra `rehearsal`. It starts servers, workers and customers of its own; no money and
+    no mail leaves the machine. Ctrl-C ends it, and --resume goes on.
+
+    Exit status: 0 everything holds, 1 something does not, 2 refused, 130 interrupted.
+    """
+    try:
+        from orderflow.sandbox.rehearsal.run import run_rehearsal
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is missing: pip install 'orderflow[rehearsal]'")
+    status = run_rehearsal(folder.absolute(), orders, resume=resume, processes=processes)
+    raise typer.Exit(status)
+
+
 def _run(work: Coroutine[Any, Any, T]) -> T:
     return _checked(lambda: asyncio.run(work))
 

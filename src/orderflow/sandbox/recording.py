@@ -1,0 +1,185 @@
+"""An outside world for load runs: approves every charge, takes every mail, writes all down.
+
+Run a shipped worker with it: `python -m orderflow.sandbox.recording payment --folder records`.
+Each process writes files of its own, so that no two share a lock:
+
+- `charges-<pid>.log`, a line a charge: its idempotency key.
+- `sent-<pid>.log`, a line a mail: the order's id, the time in Unix milliseconds, the kind of mail,
+  with tabs between them.
+
+A line is written with one call before the charge or the mail is answered, and from then on it is
+the kernel's: the death of the process does not lose it, a power cut may.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+import uvloop
+
+from orderflow.contract import JobName
+from orderflow.errors import InvalidSettings, InvalidWorker, UnknownWorker
+from orderflow.gateways import Approved, Charge, Outcome
+from orderflow.logs import configure_logs
+from orderflow.processes import run_processes
+from orderflow.resources import Outside, Resources, open_resources
+from orderflow.senders import Channel, Message
+from orderflow.settings import Settings, load_settings
+from orderflow.worker import serve, shipped_worker
+
+log = structlog.get_logger(__name__)
+
+CHARGE_FILES = "charges-*.log"
+SENT_FILES = "sent-*.log"
+#: As long as the longest kind, so that lines are of one length and a file's size counts them.
+_KIND_WIDTH = max(len(JobName.ORDER_CONFIRMATION), len(JobName.PAYMENT_FAILED))
+#: Bytes of a line whose key is the UUID that orderflow gave the payment; a foreign key may differ.
+CHARGE_LINE_BYTES = 37
+#: Bytes of every line about a mail: 36 of a UUID, 13 of a time, a kind, two tabs, the end.
+SENT_LINE_BYTES = 36 + 1 + 13 + 1 + _KIND_WIDTH + 1
+
+
+class RecordFile:
+    """A file that lines are added to, whole, with one system call each."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def add(self, line: str) -> None:
+        """Add a line; it outlives this process from here on. Raises OSError if it does not fit."""
+        data = f"{line}\n".encode()
+        if os.write(self._fd, data) != len(data):
+            raise OSError(f"{self._path}: no room for a whole line")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+class RecordingGateway:
+    """Approves every charge, and writes its key to `charges`.
+
+    Unlike a gateway that takes money, it does not look for an earlier charge with the key: a
+    payment that was charged twice must be seen as two lines.
+    """
+
+    def __init__(self, folder: Path, charges: RecordFile) -> None:
+        self._folder = folder
+        self._charges = charges
+
+    async def charge(self, charge: Charge) -> Outcome:
+        """Approve, after the key is written down."""
+        self._charges.add(charge.key)
+        return _approved(charge.key)
+
+    async def find(self, key: str) -> Outcome | None:
+        """Return the approval if any process has charged this key.
+
+        Reads all the files of the folder: it is asked only about payments that were begun before.
+        """
+        line = f"{key}\n".encode()
+        charged = any(_has_line(path, line) for path in self._folder.glob(CHARGE_FILES))
+        return _approved(key) if charged else None
+
+
+class RecordingSender:
+    """Takes every mail, and writes whose order it is about, when, and what it says to `sent`."""
+
+    channel = Channel.EMAIL
+
+    def __init__(self, sent: RecordFile) -> None:
+        self._sent = sent
+
+    async def send(self, message: Message) -> str:
+        """Write the mail down; its reference is returned as it came."""
+        kind, _, order_id = message.reference.partition(".")
+        self._sent.add(f"{order_id}\t{time.time_ns() // 1_000_000:013}\t{kind:{_KIND_WIDTH}}")
+        return message.reference
+
+
+def _approved(key: str) -> Approved:
+    return Approved(transaction_id=f"recorded-{key}")
+
+
+def _has_line(path: Path, line: bytes) -> bool:
+    with path.open("rb") as file:
+        # An empty file cannot be mapped.
+        if os.fstat(file.fileno()).st_size == 0:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return text[: len(line)] == line or text.find(b"\n" + line) >= 0
+
+
+@asynccontextmanager
+async def open_recording_resources(settings: Settings, folder: Path) -> AsyncIterator[Resources]:
+    """Give what `settings` describe, with the recording gateway and sender over `folder`."""
+    async with open_resources(settings, partial(_open_recorders, folder=folder)) as resources:
+        yield resources
+
+
+@asynccontextmanager
+async def _open_recorders(_settings: Settings, *, folder: Path) -> AsyncIterator[Outside]:
+    charges = RecordFile(folder / f"charges-{os.getpid()}.log")
+    sent = RecordFile(folder / f"sent-{os.getpid()}.log")
+    try:
+        yield Outside(RecordingGateway(folder, charges), (RecordingSender(sent),))
+    finally:
+        charges.close()
+        sent.close()
+
+
+def run(
+    name: Annotated[str, typer.Argument(help="A shipped worker: payment, notification, order.")],
+    folder: Annotated[Path, typer.Option(help="Where charges and mails are written down.")],
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=1_000, help="Jobs at once in one process.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes to work in.")] = 1,
+) -> None:
+    """Run the shipped worker NAME with a recording gateway and sender, until SIGTERM or Ctrl-C.
+
+    Exit status: 0 drained, 1 the worker died or one of its processes did not drain, 2 a wrong
+    name or setting.
+    """
+    try:
+        settings = load_settings()
+        # Never a worker of the current folder: it might reach a world that is not recorded.
+        worker = shipped_worker(name)
+    except (InvalidSettings, UnknownWorker, InvalidWorker) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    configure_logs(settings.log_format, settings.log_level)
+    concurrency = concurrency or worker.concurrency
+    if processes > 1:
+        raise typer.Exit(run_processes(_command(name, folder, concurrency), processes))
+    died = False
+    try:
+        recorded = partial(open_recording_resources, folder=folder)
+        uvloop.run(serve(worker, concurrency, settings, recorded))
+    except* Exception:
+        log.exception("worker died")
+        died = True
+    if died:
+        raise typer.Exit(1)
+
+
+def _command(name: str, folder: Path, concurrency: int) -> list[str]:
+    """Return the command of one process."""
+    options = [f"--folder={folder}", f"--concurrency={concurrency}"]
+    return [sys.executable, "-m", "orderflow.sandbox.recording", name, *options]
+
+
+if __name__ == "__main__":
+    typer.run(run)

@@ -146,6 +146,10 @@ class Payload(BaseModel):
         """Return the data as it is written to Redis."""
         return self.model_dump(mode="json", by_alias=True)
 
+    def to_json_text(self) -> str:
+        """Return the text of `to_json`."""
+        return self.model_dump_json(by_alias=True)
+
 
 class PaymentData(Payload):
     """The charge that a `process-payment` job asks for."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Literal
 
 import structlog
@@ -25,6 +28,28 @@ SECRET_FIELDS = frozenset(
 )
 
 
+_context: ContextVar[Mapping[str, Any]] = ContextVar("log context", default=MappingProxyType({}))
+
+
+@contextmanager
+def log_context(fields: Mapping[str, Any]) -> Iterator[None]:
+    """Put `fields` into every line of what runs inside.
+
+    As structlog's bound_contextvars, at a tenth of its cost: it is entered for every job.
+    """
+    token = _context.set(fields)
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def _add_context(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    return {**_context.get(), **event}
+
+
 def mask_secrets(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
@@ -42,10 +67,21 @@ def _masked(key: str, value: Any) -> Any:
     return value
 
 
+class _Lines(structlog.WriteLogger):
+    """Writes lines to standard error, and knows the name of what they are from.
+
+    Not a logger of the standard library: what that adds costs more than the line.
+    """
+
+    def __init__(self, name: str = "root") -> None:
+        super().__init__(sys.stderr)
+        self.name = name
+
+
 def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
     """Send structlog's and the standard library's lines to standard error in one form."""
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_context,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -72,8 +108,8 @@ def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
     # httpx logs every request with its address at info; the gateway's outcome says more.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, *renderers],
+        logger_factory=_Lines,
         # What the level keeps out costs nothing: there is a line for every step of every order.
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import structlog
 from bullmq import UnrecoverableError
 from pydantic import BaseModel, ValidationError
-from structlog.contextvars import bound_contextvars
 
 from orderflow.bull.queues import Schedule
 from orderflow.bull.slots import is_cancelled_from_outside
@@ -30,6 +29,7 @@ from orderflow.errors import (
     UnknownJob,
     WrongOrder,
 )
+from orderflow.logs import log_context
 from orderflow.resources import Resources
 from orderflow.settings import Settings
 
@@ -89,7 +89,7 @@ class QueueWorker:
         Raises bullmq.UnrecoverableError where trying again cannot help, or else the error of
         the attempt; its message is never empty, since it is all that a person will see.
         """
-        with bound_contextvars(**_log_context(delivery)):
+        with log_context(_log_context(delivery)):
             try:
                 return await self._run(delivery, resources)
             except FATAL as error:

@@ -35,13 +35,13 @@ def test_every_status_has_its_ways_and_none_leads_back(transitions, statuses):
 def test_an_order_may_be_confirmed_only_before_its_end():
     assert may_become_order(OrderStatus.CONFIRMED) == ("pending", "processing")
     assert may_become_order(OrderStatus.CANCELLED) == ("confirmed", "pending", "processing")
-    assert may_become_order(OrderStatus.DELIVERED) == ["shipped"]
+    assert may_become_order(OrderStatus.DELIVERED) == ("shipped",)
 
 
 def test_only_an_open_payment_may_get_an_outcome():
     assert may_become_payment(PaymentStatus.COMPLETED) == tuple(sorted(OPEN_PAYMENT))
-    assert may_become_payment(PaymentStatus.FAILED) == sorted(OPEN_PAYMENT)
-    assert may_become_payment(PaymentStatus.REFUNDED) == ["completed"]
+    assert may_become_payment(PaymentStatus.FAILED) == tuple(sorted(OPEN_PAYMENT))
+    assert may_become_payment(PaymentStatus.REFUNDED) == ("completed",)
 
 
 def test_a_line_costs_its_pieces():

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from orderflow.api.auth import check_authentication, open_tokens
-from orderflow.api.checkout import post_checkout
+from orderflow.api.checkout import PostCheckout
 from orderflow.api.docs import get_docs, get_docs_style
 from orderflow.api.headers import SafeHeaders
 from orderflow.api.health import livez, readyz
@@ -43,7 +43,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/checkout", post_checkout, methods=["POST"]),
+            Route("/checkout", PostCheckout(), methods=["POST"]),
             Route("/orders", list_orders),
             Route("/orders/{order_id}", get_order),
             Route("/livez", livez),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -35,29 +36,56 @@ class User:
     admin: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A token that was found good, and the Unix time until which that is believed."""
+
+    user: User
+    good_until: float
+
+
+#: A signature costs as much to check as all else about a request. A key that is taken back stops
+#: being trusted so much later; an expired token is refused at once.
+_CHECKED_FOR_S = 60.0
+_MOST_CHECKED = 10_000
+
+
 class Tokens:
-    """Checks bearer tokens."""
+    """Checks bearer tokens, each of them once in a while."""
 
     def __init__(self, keys: Keys, audience: str | None, issuer: str | None) -> None:
         self._keys = keys
+        self._checked: dict[str, _Checked] = {}
         self._audience = audience
         self._issuer = issuer
 
     async def user(self, headers: Headers) -> User:
         """Return who the request's token names. Raises Problem, and never shows the token."""
         token = _bearer_token(headers)
+        now = time.time()
+        checked = self._checked.get(token)
+        if checked is not None and now < checked.good_until:
+            return checked.user
         try:
-            return _user(await self._claims(token))
+            claims = await self._claims(token)
+            user = _user(claims)
         except jwt.PyJWTError as error:
             log.info("token refused", reason=type(error).__name__)
             raise _unauthenticated(
                 _DETAILS.get(type(error), "The token is not one that this shop's login signed."),
                 'Bearer error="invalid_token"',
             ) from None
+        self._remember(token, _Checked(user, min(float(claims["exp"]), now + _CHECKED_FOR_S)))
+        return user
+
+    def _remember(self, token: str, checked: _Checked) -> None:
+        if len(self._checked) >= _MOST_CHECKED:
+            self._checked.clear()
+        self._checked[token] = checked
 
     async def _claims(self, token: str) -> dict[str, Any]:
         """Return the claims of a token that is valid now and here. Raises jwt.PyJWTError."""
-        key = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
+        key = await self._keys.of(token)
         if key is None:
             raise jwt.InvalidKeyError
         return jwt.decode(

@@ -32,10 +32,11 @@ _RETRY_S = 1.0
 class Keys(Protocol):
     """Finds the key that a token says it is signed with."""
 
-    async def find(self, kid: str | None, /) -> jwt.PyJWK | None:
+    async def of(self, token: str, /) -> jwt.PyJWK | None:
         """Return the key, bound to its one algorithm, or None if there is none.
 
-        Raises Problem when the keys cannot be fetched, so that nobody knows.
+        Raises jwt.PyJWTError if it is no token, and Problem when the keys cannot be fetched, so
+        that nobody knows.
         """
 
 
@@ -46,7 +47,7 @@ class SharedSecret:
         k = urlsafe_b64encode(secret.encode()).decode()
         self._key = jwt.PyJWK({"kty": "oct", "k": k}, algorithm="HS256")
 
-    async def find(self, _kid: str | None, /) -> jwt.PyJWK:
+    async def of(self, _token: str, /) -> jwt.PyJWK:
         """Return the secret, whatever the token calls it."""
         return self._key
 
@@ -70,10 +71,13 @@ class PublicKeys:
         self._retry_at = -1.0
         self._failed = False
 
-    async def find(self, kid: str | None, /) -> jwt.PyJWK | None:
-        """Return the key named `kid`; see Keys."""
-        if kid is None:
-            return None
+    async def of(self, token: str, /) -> jwt.PyJWK | None:
+        """Return the key that the token names; see Keys."""
+        kid = jwt.get_unverified_header(token).get("kid")
+        return None if kid is None else await self.find(kid)
+
+    async def find(self, kid: str) -> jwt.PyJWK | None:
+        """Return the key named `kid`. Raises Problem when nobody knows."""
         # While another request fetches, a key that is known is good enough.
         if self._must_fetch(kid) and not (kid in self._keys and self._lock.locked()):
             async with self._lock:

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from orderflow.bull.connection import connect_producer
 from orderflow.bull.producer import NodeQueue
+from orderflow.bull.trace import current_carrier
 from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
 from orderflow.settings import Settings
 
@@ -68,10 +69,13 @@ class JobQueues:
 
     async def add(self, job: NewJob) -> None:
         """Add a job; a no-op while one with its id exists. Raises redis.RedisError."""
-        await self.queue(job.queue).add(
+        carrier = current_carrier()
+        await self.queue(job.queue).scripts.add_prioritized(
             job.name.value,
-            job.data.to_json(),
-            {"jobId": job.job_id, "priority": self._priorities.number(job.priority)},
+            job.job_id,
+            job.data.to_json_text(),
+            self._priorities.number(job.priority),
+            _OPTIONS if carrier is None else _OPTIONS | {"tm": carrier},
         )
 
     async def add_all(self, jobs: Iterable[NewJob]) -> None:
@@ -243,6 +247,7 @@ class _Level:
 
 #: How old may be what is known of a queue's depth.
 _LEVEL_AGE_S = 0.1
+_OPTIONS = JOB_OPTIONS.to_bullmq()
 _PRIORITIES_LOOKED_AT = 20
 _PRIORITY_STEP = 2**32
 

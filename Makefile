@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test check upgrade-check format clean node
+.PHONY: help run test bench check upgrade-check format clean node
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -18,6 +18,10 @@ run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends
 
 test: $(VENV)/.dev node ## Set up and run all tests
 	$(BIN)/pytest $(ARGS)
+
+bench: $(VENV)/.bench node ## Measure against Node and stock Python; ROW=name, PAIRS=n, QUICK=1
+	@$(BIN)/python -m bench.run $(ROW) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(SIZE),--size $(SIZE)) \
+		$(if $(QUICK),--quick) $(if $(LOG_LEVEL),--log-level $(LOG_LEVEL))
 
 upgrade-check: $(VENV)/.dev node ## Run the contract tests on the newest bullmq of PyPI and npm
 	tests/interop/upgrade-check
@@ -55,6 +59,9 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	$(call install,[dev])
+
+$(VENV)/.bench: $(BIN)/python pyproject.toml constraints.txt
+	$(call install,[bench])
 
 # The tests install Node's packages themselves; Node itself comes from the system.
 node:

@@ -253,7 +253,8 @@ async def _out_of_stock(quantities: Mapping[str, int], db: Database) -> OutOfSto
 async def _replay(
     checkout: Checkout, user_id: str, key: IdempotencyKey, db: Database
 ) -> Receipt | None:
-    kept = await db.fetchrow("find_idempotency_key", user_id, key.key)
+    # It only reads, so nothing has to be kept apart.
+    kept = await db.batch("find_idempotency_key", user_id, key.key, apart=object())
     if kept is None:
         return None
     if kept["fingerprint"] != _fingerprint(checkout):

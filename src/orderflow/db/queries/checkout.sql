@@ -83,10 +83,11 @@ SELECT p.n, p.total, p.unknown, p.currencies, p.short, placed.n IS NOT NULL AS p
 FROM priced p LEFT JOIN placed USING (n)
 
 -- name: find_idempotency_key
--- user id, key
-SELECT fingerprint, answer
-FROM idempotency_keys
-WHERE user_id = $1 AND key = $2 AND expires_at > now()
+-- arrays: user id, key
+SELECT a.n, k.fingerprint, k.answer
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS a(user_id, key, n)
+JOIN idempotency_keys k USING (user_id, key)
+WHERE k.user_id = ANY($1) AND k.key = ANY($2) AND k.expires_at > now()
 
 -- name: purge_idempotency_keys
 -- how many at most

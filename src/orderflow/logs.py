@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -67,6 +68,14 @@ def _masked(key: str, value: Any) -> Any:
     return value
 
 
+#: Made once; json.dumps would make one for every line.
+_encode = json.JSONEncoder(default=repr).encode
+
+
+def _to_json(event: Any, **_options: Any) -> str:
+    return _encode(event)
+
+
 class _Lines(structlog.WriteLogger):
     """Writes lines to standard error, and knows the name of what they are from.
 
@@ -88,7 +97,7 @@ def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
         mask_secrets,
     ]
     renderers: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
         if log_format == "json"
         # A plain traceback: the pretty ones print local variables, and those hold secrets.
         else [

@@ -1,7 +1,8 @@
-"""Bodies over MAX_BODY_BYTES: refused by their announced length, or when they turn out longer."""
+"""What clients can make the API hold: MAX_BODY_BYTES of a body, CHECKOUTS_IN_FLIGHT at once."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -70,3 +71,23 @@ async def test_chunks_over_the_limit_are_refused_while_they_come(
 
     assert response.status_code == 413
     assert len(read) <= LIMIT // 100 + 2
+
+
+async def test_more_checkouts_than_may_be_under_way_are_to_come_again(
+    serve: Any, settings: Settings, resources: Any, sql: Any
+) -> None:
+    assert resources
+    async with serve(settings.model_copy(update={"checkouts_in_flight": 2})) as api:
+        async with sql.transaction():
+            await sql.execute("LOCK TABLE products IN ACCESS EXCLUSIVE MODE")
+            taken = [asyncio.create_task(api.checkout()) for _ in range(2)]
+            await asyncio.sleep(0)
+            refused = await api.checkout()
+            others = await api.get("/orders")
+        answers = await asyncio.gather(*taken)
+        again = await api.checkout()
+
+    assert (refused.status_code, api.problem(refused)) == (503, "too-many-checkouts")
+    assert refused.headers["Retry-After"] == "1"
+    assert others.status_code == 200
+    assert [answer.status_code for answer in (*answers, again)] == [202] * 3

@@ -33,11 +33,21 @@ class NodeQueue(Queue):  # type: ignore[misc]
         job_id = (opts or {}).get("jobId")
         if job_id in (0, "0") or str(job_id).startswith("0:"):
             raise ValueError("JobId cannot be '0' or start with '0:'")
-        return (await self._add_all([{"name": name, "data": data, "opts": opts}], bulk=False))[0]
+        job = self._make(name, data, opts)
+        job.id = await self.scripts.addJob(job)
+        return job
 
     async def addBulk(self, jobs: list[dict[str, Any]]) -> list[Job]:  # noqa: N802
         """Add all of the jobs, or none if Node would refuse one."""
-        return await self._add_all(jobs, bulk=True)
+        made = [self._make(job["name"], job.get("data"), job.get("opts")) for job in jobs]
+        ids = await self.backend.addJobs(made)
+        # A refusal of the script is a number in place of the id.
+        for job, job_id in zip(made, ids, strict=True):
+            if isinstance(job_id, int) and job_id < 0:
+                raise self.scripts.finishedErrors(
+                    {"code": job_id, "parentKey": job.parentKey, "command": "addJob"}
+                )
+        return made
 
     async def resume(self) -> None:
         """Let jobs be taken again; also those that a 5.x client laid into its list `paused`.
@@ -57,23 +67,15 @@ class NodeQueue(Queue):  # type: ignore[misc]
             if client.get("name", "").partition(":w:")[0] in names
         ]
 
-    async def _add_all(self, jobs: list[dict[str, Any]], *, bulk: bool) -> list[Job]:
-        made = []
-        for job in jobs:
-            opts = _with_trace(self.jobsOpts | (job.get("opts") or {}))
-            check_options(job["name"], job.get("data"), opts)
-            made.append(_make_job(self, job["name"], job.get("data"), opts))
-        if bulk:
-            ids = await self.backend.addJobs(made)
-            # A refusal of the script is a number in place of the id.
-            for job, job_id in zip(made, ids, strict=True):
-                if isinstance(job_id, int) and job_id < 0:
-                    raise self.scripts.finishedErrors(
-                        {"code": job_id, "parentKey": job.parentKey, "command": "addJob"}
-                    )
-        else:
-            made[0].id = await self.backend.addJob(made[0])
-        return made
+    def _make(self, name: str, data: Any, opts: dict[str, Any] | None) -> Job:
+        """Return a job as Node would make it. Raises ValueError for what Node refuses."""
+        all_opts = _with_trace({**self.jobsOpts, **(opts or {})})
+        check_options(name, data, all_opts)
+        job = Job(self, name, data, all_opts)
+        if "delay" not in all_opts:
+            # The client writes a delay of 0 to every job; Node leaves it out.
+            del job.opts["delay"]
+        return job
 
 
 def node_client_name(prefix: str, queue: str) -> str:
@@ -127,11 +129,3 @@ def _with_trace(opts: dict[str, Any]) -> dict[str, Any]:
     if carrier is None or "telemetry" in opts:
         return opts
     return opts | {"telemetry": {"metadata": carrier}}
-
-
-def _make_job(queue: Queue, name: str, data: Any, opts: dict[str, Any]) -> Job:
-    job = Job(queue, name, data, opts)
-    if "delay" not in opts:
-        # The client writes a delay of 0 to every job; Node leaves it out.
-        del job.opts["delay"]
-    return job

@@ -18,34 +18,19 @@ from bullmq.utils import object_to_flat_array
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
 
-#: The keys of the script that takes a job, in the order that it names them.
+# The keys of each script, in the order that it names them.
+
 _TAKE_KEYS = [
-    "wait",
-    "active",
-    "prioritized",
-    "events",
-    "stalled",
-    "limiter",
-    "delayed",
-    "paused",
-    "meta",
-    "pc",
-    "marker",
+    *("wait", "active", "prioritized", "events", "stalled", "limiter", "delayed", "paused"),
+    *("meta", "pc", "marker"),
 ]
-
-
-#: The keys of the script that adds a job with a priority.
-_ADD_KEYS = [
-    "marker",
-    "meta",
-    "id",
-    "prioritized",
-    "delayed",
-    "completed",
-    "active",
-    "events",
-    "pc",
+_PRIORITIZED_KEYS = [
+    *("marker", "meta", "id", "prioritized", "delayed", "completed", "active", "events", "pc")
 ]
+_STANDARD_KEYS = [
+    *("wait", "paused", "meta", "id", "completed", "delayed", "active", "events", "marker")
+]
+_DELAYED_KEYS = ["marker", "meta", "id", "delayed", "completed", "events"]
 
 
 def to_json(data: Any) -> str:
@@ -75,13 +60,27 @@ class NodeScripts(Scripts):  # type: ignore[misc]
         return known.copy()
 
     async def addJob(self, job: Job, pipe: Any = None) -> Any:  # noqa: N802
-        """Add a job; a delay that is not above 0 is none."""
-        delay = job.opts.get("delay") or 0
-        if delay < 0:
-            if job.opts.get("priority"):
-                return await self.addPrioritizedJob(job, job.opts["priority"], pipe)
-            return await self.addStandardJob(job, job.timestamp, pipe)
-        return await super().addJob(job, pipe)
+        """Add a job and return its id; a delay that is not above 0 is none.
+
+        Raises TypeError where BullMQ refuses it. With a pipeline the reply comes with that.
+        """
+        delay, priority = job.opts.get("delay") or 0, job.opts.get("priority")
+        if delay > 0:
+            return await self._add("addDelayedJob", _DELAYED_KEYS, job, delay, pipe)
+        if priority:
+            return await self._add("addPrioritizedJob", _PRIORITIZED_KEYS, job, priority, pipe)
+        return await self._add("addStandardJob", _STANDARD_KEYS, job, job.timestamp, pipe)
+
+    async def _add(
+        self, script: str, names: list[str], job: Job, last: int, pipe: Any = None
+    ) -> Any:
+        args = [*self.addJobArgs(job), last]
+        reply = await self.commands[script](keys=self.getKeys(names), args=args, client=pipe)
+        if isinstance(reply, int) and reply < 0:
+            raise self.finishedErrors(
+                {"code": reply, "parentKey": job.parentKey, "command": "addJob"}
+            )
+        return reply
 
     async def add_prioritized(
         self, name: str, job_id: str, data: str, priority: int, opts: dict[str, Any]
@@ -95,7 +94,7 @@ class NodeScripts(Scripts):  # type: ignore[misc]
         )
         opts = {**opts, "jobId": job_id, "priority": priority}
         reply = await self.commands["addPrioritizedJob"](
-            keys=self.getKeys(_ADD_KEYS), args=[packed, data, msgpack.packb(opts), priority]
+            keys=self.getKeys(_PRIORITIZED_KEYS), args=[packed, data, msgpack.packb(opts), priority]
         )
         if isinstance(reply, int) and reply < 0:
             raise self.finishedErrors({"code": reply, "jobId": job_id, "command": "addJob"})

@@ -38,7 +38,7 @@ format: $(VENV)/.dev ## Rewrite the code in its one format
 	$(BIN)/ruff check --fix
 
 clean: ## Remove what make made, but not the data in .orderflow
-	rm -rf $(VENV) tests/interop/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) tests/interop/node_modules bench/peers/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

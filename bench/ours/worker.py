@@ -1,0 +1,47 @@
+"""Our worker's loop with the options that `python -m orderflow.worker` gives it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+from orderflow.bull.connection import connect_wait, connect_worker
+from orderflow.bull.slots import Processor, SlotWorker
+from orderflow.settings import Settings, load_settings
+
+
+def build(queue: str, process: Processor, concurrency: int, settings: Settings) -> SlotWorker:
+    """Return a worker that does not run yet."""
+    return SlotWorker(
+        queue,
+        process,
+        {
+            "autorun": False,
+            "connection": connect_worker(settings.redis_dsn),
+            "blockingConnection": connect_wait(settings.redis_dsn),
+            "prefix": settings.queue_prefix,
+            "concurrency": concurrency,
+            "lockDuration": settings.worker_lock_ms,
+            "stalledInterval": settings.worker_stalled_interval_ms,
+            "name": f"{socket.gethostname()}-{os.getpid()}",
+            "metrics": {"maxDataPoints": 20_160},
+        },
+    )
+
+
+async def work(queues: list[str], process: Processor, concurrency: int) -> None:
+    """Work on the queues until SIGTERM; say `ready` when all are worked on."""
+    settings = load_settings()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    workers = [build(queue, process, concurrency, settings) for queue in queues]
+    for worker in workers:
+        worker.on("error", lambda error, *_: print("error:", repr(error), file=sys.stderr))
+    loops = [asyncio.create_task(worker.run()) for worker in workers]
+    print("ready", flush=True)
+    await stop.wait()
+    await asyncio.gather(*(worker.close() for worker in workers))
+    await asyncio.gather(*loops)

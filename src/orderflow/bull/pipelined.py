@@ -94,11 +94,17 @@ class PipelinedRedis(Redis):
 
     async def _connected(self) -> _Wire:
         """Return the open wire; many that ask at once make one."""
-        if self._connecting is None:
-            self._connecting = asyncio.ensure_future(self._connect())
-            self._connecting.add_done_callback(self._forget_connecting)
-        # One that asked may give up; the others still want it.
-        return await asyncio.shield(self._connecting)
+        connecting = self._connecting
+        if connecting is None:
+            connecting = self._connecting = asyncio.ensure_future(self._connect())
+            connecting.add_done_callback(self._forget_connecting)
+        try:
+            # One that asked may give up; the others still want it.
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            if connecting.cancelled():
+                raise RedisConnectionError("the client was closed") from None
+            raise
 
     def _forget_connecting(self, done: asyncio.Future[_Wire]) -> None:
         self._connecting = None

@@ -76,7 +76,8 @@ class Settings(BaseSettings):
 
     # PostgreSQL
     database_url: PostgresUrl = PostgresUrl("postgresql://orderflow@127.0.0.1:5432/orderflow")
-    database_pool_size: int = Field(default=10, ge=1, le=1_000)
+    # Two: the reconciler holds its lock on one, and works on another.
+    database_pool_size: int = Field(default=10, ge=2, le=1_000)
     database_timeout_ms: Milliseconds = 2_000
 
     # Redis: a URL, or its parts

@@ -126,20 +126,27 @@ class JobQueues:
 
     async def states(self, jobs: Sequence[NewJob]) -> list[JobState]:
         """Say where each of the jobs is, in their order, in a few round trips."""
-        found = await self._exist(jobs)
-        states = [JobState.MISSING] * len(jobs)
-        present = [n for n, exists in enumerate(found) if exists]
-        if present:
-            places = await self._places([jobs[n] for n in present])
-            for n, state in zip(present, places, strict=True):
+        states = await self._look_first(jobs)
+        # Nearly all are missing or wait; only the others are looked for everywhere.
+        unclear = [n for n, state in enumerate(states) if state is JobState.LOST]
+        if unclear:
+            found = await self._places([jobs[n] for n in unclear])
+            for n, state in zip(unclear, found, strict=True):
                 states[n] = state
         return states
 
-    async def _exist(self, jobs: Sequence[NewJob]) -> list[int]:
+    async def _look_first(self, jobs: Sequence[NewJob]) -> list[JobState]:
+        """Say which of the jobs are missing and which wait; the others seem lost."""
         async with self._client.pipeline(transaction=False) as pipeline:
             for job in jobs:
-                pipeline.exists(f"{self._key(job.queue)}:{job.job_id}")
-            return list(await pipeline.execute())
+                key = self._key(job.queue)
+                pipeline.exists(f"{key}:{job.job_id}")
+                pipeline.zscore(f"{key}:prioritized", job.job_id)
+            replies = await pipeline.execute()
+        return [
+            _state(exists, {"prioritized": waits})
+            for exists, waits in zip(replies[::2], replies[1::2], strict=True)
+        ]
 
     async def _places(self, jobs: Sequence[NewJob]) -> list[JobState]:
         states = await self._look(jobs, _SETS, ())

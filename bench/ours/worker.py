@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 import sys
 
-from orderflow.bull.connection import connect_wait, connect_worker
 from orderflow.bull.slots import Processor, SlotWorker
+from orderflow.bull.worker import worker_options
 from orderflow.settings import Settings, load_settings
 
 
 def build(queue: str, process: Processor, concurrency: int, settings: Settings) -> SlotWorker:
     """Return a worker that does not run yet."""
-    return SlotWorker(
-        queue,
-        process,
-        {
-            "autorun": False,
-            "connection": connect_worker(settings.redis_dsn),
-            "blockingConnection": connect_wait(settings.redis_dsn),
-            "prefix": settings.queue_prefix,
-            "concurrency": concurrency,
-            "lockDuration": settings.worker_lock_ms,
-            "stalledInterval": settings.worker_stalled_interval_ms,
-            "name": f"{socket.gethostname()}-{os.getpid()}",
-            "metrics": {"maxDataPoints": 20_160},
-        },
-    )
+    return SlotWorker(queue, process, worker_options(queue, concurrency, settings))
 
 
 async def work(queues: list[str], process: Processor, concurrency: int) -> None:

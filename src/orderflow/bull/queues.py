@@ -126,36 +126,15 @@ class JobQueues:
 
     async def states(self, jobs: Sequence[NewJob]) -> list[JobState]:
         """Say where each of the jobs is, in their order, in a few round trips."""
-        states = await self._look_first(jobs)
-        # Nearly all are missing or wait; only the others are looked for everywhere.
-        unclear = [n for n, state in enumerate(states) if state is JobState.LOST]
-        if unclear:
-            found = await self._places([jobs[n] for n in unclear])
-            for n, state in zip(unclear, found, strict=True):
-                states[n] = state
-        return states
-
-    async def _look_first(self, jobs: Sequence[NewJob]) -> list[JobState]:
-        """Say which of the jobs are missing and which wait; the others seem lost."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for job in jobs:
-                key = self._key(job.queue)
-                pipeline.exists(f"{key}:{job.job_id}")
-                pipeline.zscore(f"{key}:prioritized", job.job_id)
-            replies = await pipeline.execute()
-        return [
-            _state(exists, {"prioritized": waits})
-            for exists, waits in zip(replies[::2], replies[1::2], strict=True)
-        ]
-
-    async def _places(self, jobs: Sequence[NewJob]) -> list[JobState]:
-        states = await self._look(jobs, _SETS, ())
-        # Lists are searched from end to end, so only for the few that are in no set.
-        unclear = [n for n, state in enumerate(states) if state is JobState.LOST]
-        if unclear:
-            found = await self._look([jobs[n] for n in unclear], _SETS, _LISTS)
-            for n, state in zip(unclear, found, strict=True):
-                states[n] = state
+        # Nearly all are missing or wait. The others are looked for in all sets, and in the lists,
+        # which are searched from end to end, only those that are in no set.
+        states = await self._look(jobs, ("prioritized",), ())
+        for lists in ((), _LISTS):
+            unclear = [n for n, state in enumerate(states) if state is JobState.LOST]
+            if unclear:
+                found = await self._look([jobs[n] for n in unclear], _SETS, lists)
+                for n, state in zip(unclear, found, strict=True):
+                    states[n] = state
         return states
 
     async def _look(

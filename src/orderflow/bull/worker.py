@@ -81,25 +81,7 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
         with carrying(carrier):
             return await processor(delivery)
 
-    limit = settings.rate_limits.get(queue)
-    worker = SlotWorker(
-        queue,
-        process,
-        {
-            "autorun": False,
-            "connection": connect_worker(settings.redis_dsn),
-            "blockingConnection": connect_wait(settings.redis_dsn),
-            "prefix": settings.queue_prefix,
-            "concurrency": concurrency,
-            "lockDuration": settings.worker_lock_ms,
-            "stalledInterval": settings.worker_stalled_interval_ms,
-            "runRetryDelay": _RETRY_DELAY_MS,
-            "name": f"{socket.gethostname()}-{os.getpid()}",
-            # BullMQ's own counters by the minute, for two weeks, as Node's MetricsTime has it.
-            "metrics": {"maxDataPoints": 20_160},
-            "limiter": limit.model_dump() if limit else None,
-        },
-    )
+    worker = SlotWorker(queue, process, worker_options(queue, concurrency, settings))
     # Without listeners nobody would hear of these.
     worker.on("error", lambda error, *_: log.warning("worker error", reason=str(error)))
     worker.on("stalled", lambda job_id: log.warning("job stalled", queue=queue, job_id=job_id))
@@ -107,6 +89,25 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
         "lockRenewalFailed", lambda job_ids: log.warning("locks lost", queue=queue, jobs=job_ids)
     )
     return worker
+
+
+def worker_options(queue: str, concurrency: int, settings: Settings) -> dict[str, Any]:
+    """Return the options of a worker that is run by hand, with connections of its own."""
+    limit = settings.rate_limits.get(queue)
+    return {
+        "autorun": False,
+        "connection": connect_worker(settings.redis_dsn),
+        "blockingConnection": connect_wait(settings.redis_dsn),
+        "prefix": settings.queue_prefix,
+        "concurrency": concurrency,
+        "lockDuration": settings.worker_lock_ms,
+        "stalledInterval": settings.worker_stalled_interval_ms,
+        "runRetryDelay": _RETRY_DELAY_MS,
+        "name": f"{socket.gethostname()}-{os.getpid()}",
+        # BullMQ's own counters by the minute, for two weeks, as Node's MetricsTime has it.
+        "metrics": {"maxDataPoints": 20_160},
+        "limiter": limit.model_dump() if limit else None,
+    }
 
 
 async def _drain_and_close(worker: SlotWorker, timeout_s: float) -> None:

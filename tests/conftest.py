@@ -21,6 +21,7 @@ from urllib.parse import quote
 import asyncpg
 import httpx
 import pytest
+from redis import Redis
 
 from orderflow.db.migrate import migrate
 from orderflow.products import load_products, read_catalogue
@@ -201,6 +202,14 @@ def settings(
         smtp_port=mail_server.port,
         reconcile_grace_ms=1,
     )
+
+
+@pytest.fixture
+def redis(settings: Settings) -> Iterator[Redis]:
+    """A client of the test's own, to look and to tamper."""
+    client = Redis.from_url(settings.redis_dsn, decode_responses=True)
+    yield client
+    client.close()
 
 
 @pytest.fixture

@@ -98,13 +98,6 @@ class Fleet:
 
 
 @pytest.fixture
-def redis(settings: Settings) -> Iterator[Redis]:
-    client = Redis.from_url(settings.redis_dsn, decode_responses=True)
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def fleet(
     tmp_path: Path, settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fleet]:

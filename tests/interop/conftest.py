@@ -127,13 +127,6 @@ def another_node(
 
 
 @pytest.fixture
-def redis(settings: Settings) -> Iterator[Redis]:
-    client = Redis.from_url(settings.redis_dsn, decode_responses=True)
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def start_worker(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[StartWorker]:

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     database_url: PostgresUrl = PostgresUrl("postgresql://orderflow@127.0.0.1:5432/orderflow")
     # Two: the reconciler holds its lock on one, and works on another.
     database_pool_size: int = Field(default=10, ge=2, le=1_000)
-    database_timeout_ms: Milliseconds = 2_000
+    database_timeout_ms: Milliseconds = 1_500
 
     # Redis: a URL, or its parts
     redis_url: RedisUrl | None = None

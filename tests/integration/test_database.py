@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from orderflow.db import open_database
 from orderflow.db.migrate import migrate
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable
 from orderflow.orders import ORDER_TRANSITIONS, PAYMENT_TRANSITIONS
-from orderflow.sandbox.servers import free_port, start_postgres
+from orderflow.sandbox.servers import Server, free_port, start_postgres
 
 IMPOSSIBLE = {
     "an order status nobody knows": "UPDATE orders SET status = 'lost'",
@@ -75,6 +79,20 @@ async def test_migrations_of_many_at_once_run_once(postgres_server, sql):
     await sql.execute("DROP DATABASE fresh WITH (FORCE)")
 
 
+@contextmanager
+def frozen(server: Server) -> Iterator[None]:
+    """Stop all processes of PostgreSQL, as a machine does whose disk hangs."""
+    main = psutil.Process(server.process.pid)
+    processes = [main, *main.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
 async def test_a_database_that_is_away_is_told_and_comes_back():
     port = free_port()
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -84,6 +102,13 @@ async def test_a_database_that_is_away_is_told_and_comes_back():
         with tempfile.TemporaryDirectory(prefix="orderflow-postgres-") as folder:
             server = start_postgres(Path(folder), port, {"fsync": "off"})
             try:
+                await db.ping()
+                with frozen(server):
+                    began = time.monotonic()
+                    with pytest.raises(DatabaseUnavailable, match="TimeoutError"):
+                        await db.ping()
+                    # Not the time-out twice: once for the statement, once for its cancellation.
+                    assert time.monotonic() - began < 0.9
                 await db.ping()
                 server.kill()
                 with pytest.raises(DatabaseUnavailable):

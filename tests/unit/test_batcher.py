@@ -18,13 +18,14 @@ class Recorder:
         self.batches: list[list[int]] = []
         self.refused: set[int] = set()
         self.away = False
+        self.goes_away_after: int | None = None
         self.may_end = asyncio.Event()
         self.may_end.set()
 
     async def __call__(self, numbers: Sequence[int]) -> list[int]:
         self.batches.append(list(numbers))
         await self.may_end.wait()
-        if self.away:
+        if self.away or len(self.batches) == self.goes_away_after:
             raise DatabaseUnavailable(reason="away")
         if self.refused & set(numbers):
             raise DatabaseRefused(reason="refused", rule="rule")
@@ -94,6 +95,17 @@ async def test_while_postgres_is_away_all_fail_at_once(recorder):
 
     recorder.away = False
     assert await batcher.do(1, key=1) == 2
+
+
+async def test_those_behind_one_that_meets_an_outage_do_not_try_each_for_itself(recorder):
+    batcher = Batcher(recorder)
+    recorder.refused, recorder.goes_away_after = {0}, 3
+    first, second, *rest = await asyncio.gather(
+        *(batcher.do(n, key=n) for n in range(6)), return_exceptions=True
+    )
+    assert isinstance(first, DatabaseRefused)
+    assert {type(error) for error in (second, *rest)} == {DatabaseUnavailable}
+    assert recorder.batches == [[0, 1, 2, 3, 4, 5], [0], [1]]
 
 
 async def test_two_with_one_key_never_share_a_batch(recorder):

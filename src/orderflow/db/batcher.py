@@ -85,17 +85,23 @@ class Batcher(Generic[Item, Result]):
         self._waiting.extendleft(reversed(put_off))
         return list(batch.values())
 
-    async def _do_batch(self, batch: Sequence[_Asked[Item, Result]]) -> None:
+    async def _do_batch(
+        self,
+        batch: Sequence[_Asked[Item, Result]],
+        behind: Sequence[_Asked[Item, Result]] = (),
+    ) -> None:
+        """Give each of the batch its result; those `behind` would meet the same outage."""
         try:
             results = await self._run([asked.item for asked in batch])
         except DatabaseRefused as error:
             if len(batch) == 1:
                 _fail(batch, error)
                 return
-            for asked in batch:
-                await self._do_batch([asked])
+            for n, asked in enumerate(batch, start=1):
+                if not asked.result.done():
+                    await self._do_batch([asked], batch[n:])
         except DatabaseUnavailable as error:
-            _fail([*batch, *self._waiting], error)
+            _fail([*batch, *behind, *self._waiting], error)
             self._waiting.clear()
         except BaseException as error:
             _fail(batch, error)

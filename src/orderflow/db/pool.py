@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -83,12 +84,12 @@ class Database:
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run the named query and return its rows."""
-        async with self._connection() as connection:
+        async with self._for_a_statement() as connection:
             return await connection.fetch(QUERIES[query], *args)
 
     async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
         """Run the named query and return its first row, or None."""
-        async with self._connection() as connection:
+        async with self._for_a_statement() as connection:
             return await connection.fetchrow(QUERIES[query], *args)
 
     async def batch(
@@ -116,22 +117,36 @@ class Database:
 
     async def ping(self) -> None:
         """Return when PostgreSQL answers."""
-        async with self._connection() as connection:
+        async with self._for_a_statement() as connection:
             await connection.execute("SELECT 1")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Give a transaction that commits on leaving, or rolls back on an error."""
-        async with self._connection() as connection, connection.transaction():
-            yield Transaction(connection)
+        with _in_our_words():
+            async with (
+                self._pool.acquire(timeout=self._timeout_s) as connection,
+                connection.transaction(),
+            ):
+                yield Transaction(connection)
 
     @asynccontextmanager
-    async def _connection(
+    async def _for_a_statement(
         self,
     ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """Give a connection; the wait for it and its use end together after the time-out."""
         with _in_our_words():
-            async with self._pool.acquire(timeout=self._timeout_s) as connection:
-                yield connection
+            async with (
+                asyncio.timeout(self._timeout_s) as deadline,
+                self._pool.acquire() as connection,
+            ):
+                try:
+                    yield connection
+                except asyncio.CancelledError:
+                    if deadline.expired():
+                        # asyncpg would ask PostgreSQL to cancel, and wait for that as long again.
+                        connection.terminate()
+                    raise
 
 
 @asynccontextmanager
@@ -139,7 +154,7 @@ async def open_database(dsn: str, size: int, timeout_ms: int) -> AsyncIterator[D
     """Give a pool of at most `size` connections, closed on leaving.
 
     No connection is made yet, so that a process starts while PostgreSQL is away. `timeout_ms`
-    bounds each wait for a connection, to connect, and for a statement.
+    bounds a statement with the wait for a connection, and each step of a transaction.
     """
     timeout_s = timeout_ms / 1000
     pool = asyncpg.create_pool(

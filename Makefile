@@ -17,7 +17,7 @@ run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends
 	@$(BIN)/orderflow up $(ARGS)
 
 test: $(VENV)/.dev node ## Set up and run all tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 bench: $(VENV)/.bench node ## Measure against Node and stock Python; ROW=name, PAIRS=n, QUICK=1
 	@$(BIN)/python -m bench.run $(ROW) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(SIZE),--size $(SIZE)) \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email
+import fcntl
 import itertools
 import os
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import default
@@ -36,6 +38,66 @@ CATALOGUE = Path(up.__file__).with_name("catalogue.csv")
 _numbers = itertools.count(1)
 
 
+class Machine:
+    """What the tests that run at the same time share: who measures has it alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._floor = (folder / "floor.lock").open("w")
+        # Whoever waits for the whole floor holds the door, or others would come in for ever.
+        self._door = (folder / "door.lock").open("w")
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Be one of many."""
+        fcntl.flock(self._door, fcntl.LOCK_EX)
+        fcntl.flock(self._floor, fcntl.LOCK_SH)
+        fcntl.flock(self._door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._floor, fcntl.LOCK_UN)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one, and then one of many again."""
+        # Let go first: two that both wait for the other to leave would wait for ever.
+        fcntl.flock(self._floor, fcntl.LOCK_UN)
+        fcntl.flock(self._door, fcntl.LOCK_EX)
+        fcntl.flock(self._floor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._floor, fcntl.LOCK_SH)
+            fcntl.flock(self._door, fcntl.LOCK_UN)
+
+
+@contextmanager
+def only_one(what: str) -> Iterator[None]:
+    """Do what cannot be done twice at the same time on one machine."""
+    with (Path(tempfile.gettempdir()) / f"orderflow-tests-{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    folder = tmp_path_factory.getbasetemp()
+    # Each of pytest-xdist's processes has a folder of its own in the one that they share.
+    return Machine(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+
+
+@pytest.fixture(autouse=True)
+def _share_the_machine(machine: Machine) -> Iterator[None]:
+    with machine.shared():
+        yield
+
+
+@pytest.fixture
+def alone(machine: Machine) -> Callable[[], AbstractContextManager[None]]:
+    """Return what a test is inside of while milliseconds count: no other test runs then."""
+    return machine.alone
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = start_redis(tmp_path_factory.mktemp("redis"), free_port())
@@ -48,10 +110,12 @@ def postgres_server() -> Iterator[Server]:
     # Not pytest's own folder: it is closed to other users whenever another session starts, and
     # as root PostgreSQL runs as a user of its own.
     with tempfile.TemporaryDirectory(prefix="orderflow-postgres-") as folder:
-        # A crash would cost a test nothing, so durability is not paid for.
-        server = start_postgres(
-            Path(folder), free_port(), {"fsync": "off", "max_connections": "300"}
-        )
+        # As root it makes a user, which two at once cannot.
+        with only_one("postgres"):
+            # A crash would cost a test nothing, so durability is not paid for.
+            server = start_postgres(
+                Path(folder), free_port(), {"fsync": "off", "max_connections": "300"}
+            )
         asyncio.run(migrate(server.url))
         yield server
         server.stop()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from tests.conftest import Program, process_environment, start_program, wait_until
+from tests.conftest import Program, only_one, process_environment, start_program, wait_until
 from tests.integration.conftest import checkout_body
 from tests.interop.bridge import FOLDER, Bridge, Node
 
@@ -73,15 +73,21 @@ def node_program() -> str:
     major = subprocess.check_output([node, "-p", "process.versions.node.split('.')[0]"], text=True)
     if int(major) < 18:
         pytest.fail(f"These tests need Node 18 or newer, not {major.strip()}")
+    with only_one("npm"):
+        _install_packages(npm)
+    return node
+
+
+def _install_packages(npm: str) -> None:
     wanted = FOLDER / "package.json"
     installed = FOLDER / "node_modules" / ".orderflow-installed"
-    if not installed.exists() or installed.read_text() != wanted.read_text():
-        command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund"]
-        done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.fail(f"npm install failed in {FOLDER}:\n{done.stderr}")
-        installed.write_text(wanted.read_text())
-    return node
+    if installed.exists() and installed.read_text() == wanted.read_text():
+        return
+    command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund"]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"npm install failed in {FOLDER}:\n{done.stderr}")
+    installed.write_text(wanted.read_text())
 
 
 @pytest.fixture(scope="session")

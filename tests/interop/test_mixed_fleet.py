@@ -171,20 +171,22 @@ async def test_the_reconciler_puts_back_what_a_pause_by_5x_lost(
     wait_until(lambda: gateway_server.charge(receipt.payment_id) is not None, "the charge", 10)
 
 
-async def test_a_rate_limit_that_node_sets_paces_us(node6, start_worker, keys):
+async def test_a_rate_limit_that_node_sets_paces_us(node6, start_worker, keys, alone):
     start_worker("probe")
     node6.ask("setGlobalRateLimit", queue="probe", max=1, duration=300)
-    bulk(node6, 5, {})
-    keys("probe").wait_for("completed", 5, 15)
+    with alone():
+        bulk(node6, 5, {})
+        keys("probe").wait_for("completed", 5, 15)
     starts = [event["at_ms"] for event in keys("probe").events("active")]
     assert all(290 <= gap <= 450 for gap in gaps_ms(starts)), gaps_ms(starts)
 
 
-async def test_a_rate_limit_that_we_set_paces_node(node6, resources, keys):
+async def test_a_rate_limit_that_we_set_paces_node(node6, resources, keys, alone):
     node6.ask("startWorker", queue="probe")
     await resources.queues.queue("probe").setGlobalRateLimit(1, 300)
-    bulk(node6, 5, {})
-    keys("probe").wait_for("completed", 5, 15)
+    with alone():
+        bulk(node6, 5, {})
+        keys("probe").wait_for("completed", 5, 15)
     starts = [event["at_ms"] for event in keys("probe").events("active")]
     assert all(290 <= gap <= 450 for gap in gaps_ms(starts)), gaps_ms(starts)
 
@@ -203,25 +205,29 @@ async def test_a_limited_worker_of_ours_waits_and_does_not_ask_all_the_time(
     assert looked < 1_000, f"{looked} commands in two seconds of waiting"
 
 
-async def test_one_rate_limit_holds_for_the_workers_of_both_languages(node, start_worker, keys):
+async def test_one_rate_limit_holds_for_the_workers_of_both_languages(
+    node, start_worker, keys, alone
+):
     limit = {"max": 1, "duration": 200}
     start_worker("probe", RATE_LIMITS=json.dumps({"probe": limit}))
     node.ask("startWorker", queue="probe", opts={"limiter": limit})
-    bulk(node, 10, {})
-    keys("probe").wait_for("completed", 10, 15)
+    with alone():
+        bulk(node, 10, {})
+        keys("probe").wait_for("completed", 10, 15)
     starts = [event["at_ms"] for event in keys("probe").events("active")]
     assert min(gaps_ms(starts)) >= 190, gaps_ms(starts)
     assert max(gaps_ms(starts)) <= 400, gaps_ms(starts)
 
 
-async def test_we_wait_out_a_limit_that_node_puts_on_the_queue(node, start_worker, keys):
+async def test_we_wait_out_a_limit_that_node_puts_on_the_queue(node, start_worker, keys, alone):
     start_worker("probe")
     node.ask("setGlobalRateLimit", queue="probe", max=100, duration=1_000)
     node.add("probe", "probe", {}, KEEP)
     keys("probe").wait_for("completed", 1)
-    node.ask("rateLimit", queue="probe", ms=1_000)
-    job_id = node.add("probe", "probe", {}, KEEP)
-    keys("probe").wait_for("completed", 2, 10)
+    with alone():
+        node.ask("rateLimit", queue="probe", ms=1_000)
+        job_id = node.add("probe", "probe", {}, KEEP)
+        keys("probe").wait_for("completed", 2, 10)
     job = node.job("probe", job_id)
     assert 900 <= job["processedOn"] - job["timestamp"] <= 1_200
 

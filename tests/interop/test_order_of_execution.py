@@ -87,11 +87,12 @@ async def test_delays_that_end_while_we_wait_are_kept_in_their_order(node, start
     assert ran == [job_id for _delay, job_id in sorted(zip(delays, ids, strict=True))]
 
 
-async def test_each_delay_ends_on_time(node, start_worker, keys):
+async def test_each_delay_ends_on_time(node, start_worker, keys, alone):
     start_worker("probe")
     delays = [50, 300, 650, 1_200, 1_850, 3_100]
-    ids = [node.add("probe", "probe", {}, {"attempts": 1, "delay": delay}) for delay in delays]
-    keys("probe").wait_for("completed", len(delays))
+    with alone():
+        ids = [node.add("probe", "probe", {}, {"attempts": 1, "delay": delay}) for delay in delays]
+        keys("probe").wait_for("completed", len(delays))
     late = []
     for delay, job_id in zip(delays, ids, strict=True):
         job = node.job("probe", job_id)
@@ -114,14 +115,17 @@ def delays_of(queue: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("backoff", BACKOFFS.values(), ids=BACKOFFS)
-async def test_a_failing_job_backs_off_as_long_as_with_node(node, start_worker, keys, backoff):
+async def test_a_failing_job_backs_off_as_long_as_with_node(
+    node, start_worker, keys, backoff, alone
+):
     options = {"attempts": 5, "backoff": backoff}
     data = {"key": "backoff", "failTimes": 5}
     start_worker("probe", PROBE_QUEUE="of-python")
     node.ask("startWorker", queue="of-node")
-    for queue in ("of-node", "of-python"):
-        node.add(queue, "probe", data, options)
-        keys(queue).wait_for("failed", 1)
+    with alone():
+        for queue in ("of-node", "of-python"):
+            node.add(queue, "probe", data, options)
+            keys(queue).wait_for("failed", 1)
     by_node, by_python = delays_of(keys("of-node")), delays_of(keys("of-python"))
     assert len(by_python) == len(by_node)
     apart = [abs(a - b) for a, b in zip(by_python, by_node, strict=True)]

@@ -97,8 +97,9 @@ class Settings(BaseSettings):
     priority_low: PriorityNumber = 20
 
     # Workers
-    worker_lock_ms: Milliseconds = 10_000
-    worker_stalled_interval_ms: Milliseconds = 5_000
+    worker_lock_ms: Milliseconds = 3_000
+    worker_stalled_interval_ms: Milliseconds = 1_000
+    worker_poison_deaths: int = Field(default=3, ge=1, le=100)
     drain_timeout_ms: Milliseconds = 20_000
     rate_limits: Mapping[str, RateLimit] = Field(default_factory=dict)
     reconcile_interval_ms: Milliseconds = 15_000

@@ -14,7 +14,7 @@ import json
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from bullmq import Job, UnrecoverableError, Worker
 from bullmq.custom_errors import DelayedError, WaitingChildrenError
@@ -25,12 +25,16 @@ from redis.exceptions import RedisError, ResponseError
 from orderflow.bull.backoff import backoff_delay_ms
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.scripts import WorkerScripts
+from orderflow.bull.suspects import SUSPECT_FROM, Suspects
 
 Processor = Callable[[Job, str], Awaitable[Any]]
+T = TypeVar("T")
 
 #: Between two tries to record an end that Redis did not take.
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+#: More often than any job stalls: which of them are to fail is said by suspects.py.
+_NO_LIMIT = 2**31 - 1
 #: Redis says these of itself and not of the script; they pass.
 _PASSING = (
     "LOADING",
@@ -48,7 +52,8 @@ class SlotWorker(Worker):  # type: ignore[misc]
     """Runs the jobs of one queue, at most `concurrency` at a time.
 
     Options are those of `bullmq.Worker`, where `name` is written to each job as `processedBy`;
-    and `blockingConnection`, a client of its own for the wait, which a handed `connection` needs.
+    `blockingConnection`, a client of its own for the wait, which a handed `connection` needs; and
+    `poisonDeaths`, how often a job may end its process, in place of `maxStalledCount`.
     """
 
     running: bool
@@ -60,11 +65,18 @@ class SlotWorker(Worker):  # type: ignore[misc]
         self._turn = asyncio.Lock()
         self._tokens = 0
         self._limited_until = 0.0
-        super().__init__(name, processor, opts)
+        super().__init__(name, processor, opts | {"maxStalledCount": _NO_LIMIT})
         if "blockingConnection" in opts:
             self._block_on(RedisConnection(opts["blockingConnection"]))
         self.scripts = self.backend.scripts = WorkerScripts(
             self.prefix, name, self.backend.connection, self.opts
+        )
+        self._suspects = Suspects(
+            self.client,
+            f"{self.prefix}:{name}",
+            opts.get("poisonDeaths", 3),
+            self.workerName or self.id,
+            self._until_recorded,
         )
 
     async def run(self) -> None:
@@ -258,8 +270,15 @@ class SlotWorker(Worker):  # type: ignore[misc]
         )
         try:
             try:
-                result = await self._process(job, token, controller)
+                if job.stalledCounter < SUSPECT_FROM:
+                    result = await self._process(job, token, controller)
+                else:
+                    async with self._suspects.alone(job.id, token):
+                        result = await self._process(job, token, controller)
             except (DelayedError, WaitingChildrenError):
+                return None
+            except _LostJob as lost:
+                self.emit("error", lost)
                 return None
             except asyncio.CancelledError as error:
                 if is_cancelled_from_outside():
@@ -359,10 +378,8 @@ class SlotWorker(Worker):  # type: ignore[misc]
         delay_ms = await backoff_delay_ms(job, error, strategy)
         return None if delay_ms == -1 else delay_ms
 
-    async def _until_recorded(
-        self, record: Callable[[], Awaitable[list[Any] | None]]
-    ) -> list[Any] | None:
-        """Record a job's end, again and again while Redis cannot take it.
+    async def _until_recorded(self, record: Callable[[], Awaitable[T]]) -> T:
+        """Record something of a job, again and again while Redis cannot take it.
 
         The lock is renewed meanwhile if Redis answers at all. Raises _LostJob if the job is no
         longer ours, and what Redis says if it will never take this.

@@ -102,6 +102,7 @@ def worker_options(queue: str, concurrency: int, settings: Settings) -> dict[str
         "concurrency": concurrency,
         "lockDuration": settings.worker_lock_ms,
         "stalledInterval": settings.worker_stalled_interval_ms,
+        "poisonDeaths": settings.worker_poison_deaths,
         "runRetryDelay": _RETRY_DELAY_MS,
         "name": f"{socket.gethostname()}-{os.getpid()}",
         # BullMQ's own counters by the minute, for two weeks, as Node's MetricsTime has it.

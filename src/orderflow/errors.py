@@ -105,6 +105,10 @@ class UnknownJob(OrderflowError):
     """The queue '{queue}' has no job named '{job_name}'; it knows: {known}."""
 
 
+class JobTimedOut(OrderflowError):
+    """The handler of '{job_name}' ran longer than its limit of {limit_ms} ms."""
+
+
 class UnknownWorker(OrderflowError):
     """There is no worker '{name}'; these exist: {known}."""
 

@@ -23,6 +23,7 @@ from orderflow.errors import (
     AmountMismatch,
     GatewayRefused,
     InvalidPayload,
+    JobTimedOut,
     MethodMismatch,
     OrderflowError,
     OrderNotFound,
@@ -59,6 +60,7 @@ class JobInterrupted(Exception):
 class _Route:
     payload: type[BaseModel]
     handler: Handler[Any]
+    timeout_ms: int | None
 
 
 @dataclass
@@ -74,11 +76,17 @@ class QueueWorker:
     schedules: Callable[[Settings], tuple[Schedule, ...]] = lambda _settings: ()
     _routes: dict[str, _Route] = field(default_factory=dict)
 
-    def handles(self, job_name: str, payload: type[P]) -> Callable[[Handler[P]], Handler[P]]:
-        """Register the decorated function for jobs of that name, with their data as `payload`."""
+    def handles(
+        self, job_name: str, payload: type[P], *, timeout_ms: int | None = None
+    ) -> Callable[[Handler[P]], Handler[P]]:
+        """Register the decorated function for jobs of that name, with their data as `payload`.
+
+        A run that takes longer than `timeout_ms`, or else JOB_TIMEOUT_MS, is cancelled and is a
+        failed attempt.
+        """
 
         def register(handler: Handler[P]) -> Handler[P]:
-            self._routes[job_name] = _Route(payload, handler)
+            self._routes[job_name] = _Route(payload, handler, timeout_ms)
             return handler
 
         return register
@@ -108,7 +116,15 @@ class QueueWorker:
     async def _run(self, delivery: Delivery, resources: Resources) -> Result:
         route = self._route(delivery)
         payload = _read_payload(delivery, route.payload)
-        return await route.handler(payload, resources)
+        limit_ms = route.timeout_ms or resources.settings.job_timeout_ms
+        limit = asyncio.timeout(limit_ms / 1000)
+        try:
+            async with limit:
+                return await route.handler(payload, resources)
+        except TimeoutError as error:
+            if limit.expired():
+                raise JobTimedOut(job_name=delivery.name, limit_ms=limit_ms) from error
+            raise
 
     def _route(self, delivery: Delivery) -> _Route:
         """Find the handler by the job's name, or as old producers name it, by `data.type`."""

@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     worker_lock_ms: Milliseconds = 3_000
     worker_stalled_interval_ms: Milliseconds = 1_000
     worker_poison_deaths: int = Field(default=3, ge=1, le=100)
+    worker_hang_ms: Milliseconds = 10_000
+    job_timeout_ms: Milliseconds = 60_000
     drain_timeout_ms: Milliseconds = 20_000
     rate_limits: Mapping[str, RateLimit] = Field(default_factory=dict)
     reconcile_interval_ms: Milliseconds = 15_000
@@ -137,6 +139,12 @@ class Settings(BaseSettings):
     def _priorities_in_order(self) -> Self:
         if len({self.priority_high, self.priority_medium, self.priority_low}) < 3:
             raise ValueError("PRIORITY_HIGH, PRIORITY_MEDIUM and PRIORITY_LOW must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _a_hang_outlasts_the_lock(self) -> Self:
+        if self.worker_hang_ms <= self.worker_lock_ms:
+            raise ValueError("WORKER_HANG_MS must be greater than WORKER_LOCK_MS")
         return self
 
     @property

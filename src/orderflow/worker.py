@@ -28,6 +28,7 @@ from orderflow.processes import run_processes, stop_with_parent
 from orderflow.processor import QueueWorker
 from orderflow.resources import Resources, open_resources
 from orderflow.settings import Settings, load_settings
+from orderflow.watchdog import watch_loop
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +106,8 @@ async def serve(
 ) -> None:
     """Work until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
-    One of many processes drains as well when its parent asks for that, or is gone. Handlers get
+    One of many processes drains as well when its parent asks for that, or is gone. One whose event
+    loop stands still for WORKER_HANG_MS ends with status 1, unless it drains. Handlers get
     what `resources_of` opens: another program can give a gateway and senders of its own.
     """
     stop = asyncio.Event()
@@ -120,6 +122,7 @@ async def serve(
         log.info("worker started", queue=worker.queue, concurrency=concurrency)
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(_keep_schedules(worker, resources))
+            group.create_task(watch_loop(settings.worker_hang_ms, stop), name="watchdog")
             await run_worker(worker.queue, process, concurrency, settings, stop)
             keeper.cancel()
     log.info("worker stopped", queue=worker.queue)

@@ -81,6 +81,7 @@ def environment_of(orders: int, servers: Mapping[str, str]) -> dict[str, str]:
         "REDIS_TIMEOUT_MS": "5000",
         "WORKER_LOCK_MS": "30000",
         "WORKER_STALLED_INTERVAL_MS": "15000",
+        "WORKER_HANG_MS": "60000",
         "LOG_LEVEL": "warning",
         "LOG_FORMAT": "console",
     }

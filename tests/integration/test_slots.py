@@ -3,83 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from tests.integration.conftest import PATIENCE_S
 
-from orderflow.bull.connection import connect_worker
-from orderflow.bull.producer import NodeQueue
-from orderflow.bull.slots import SlotWorker
 from orderflow.sandbox.servers import free_port, start_redis
-
-PATIENCE_S = 20
-
-
-class Probe:
-    """A queue, a worker on it, and what the worker told."""
-
-    def __init__(self, url: str, prefix: str, processor: Any, **opts: Any) -> None:
-        self.prefix = f"{prefix}:probe"
-        self.redis = Redis.from_url(url, decode_responses=True)
-        self.queue = NodeQueue("probe", {"connection": connect_worker(url), "prefix": prefix})
-        self.told: list[tuple[str, str]] = []
-        self.worker = SlotWorker(
-            "probe",
-            processor,
-            {
-                "autorun": False,
-                "connection": connect_worker(url),
-                "blockingConnection": connect_worker(url),
-                "prefix": prefix,
-                "lockDuration": 20_000,
-                "stalledInterval": 300,
-                "runRetryDelay": 100,
-            }
-            | opts,
-        )
-        for event in ("completed", "failed", "error"):
-            self.worker.on(event, lambda first, *_, e=event: self.told.append((e, str(first))))
-        self.loop = asyncio.create_task(self.worker.run())
-
-    async def until(self, answers: Callable[[], Awaitable[Any]]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not await _unless_redis_is_away(answers):
-                await asyncio.sleep(0.01)
-
-    async def until_told(self, event: str, text: str = "") -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not any(e == event and text in said for e, said in self.told):
-                await asyncio.sleep(0.01)
-
-    async def close(self) -> None:
-        await self.worker.close(force=True)
-        await asyncio.gather(self.loop, return_exceptions=True)
-        await self.queue.close()
-        await self.redis.aclose()
-
-
-async def _unless_redis_is_away(answers: Callable[[], Awaitable[Any]]) -> Any:
-    try:
-        return await answers()
-    except (RedisError, OSError):
-        return None
-
-
-@pytest.fixture
-async def probe() -> AsyncIterator[Callable[..., Probe]]:
-    probes: list[Probe] = []
-
-    def make(*args: Any, **opts: Any) -> Probe:
-        probes.append(Probe(*args, **opts))
-        return probes[-1]
-
-    yield make
-    for made in probes:
-        await made.close()
 
 
 @pytest.fixture

@@ -82,7 +82,8 @@ class Suspects:
             deaths = await self._until_recorded(mark)
             if deaths >= self._deaths:
                 log.error("job put aside: it ends its workers", job_id=job_id, deaths=deaths)
-                raise UnrecoverableError(f"it ended its worker's process {deaths} times")
+                often = "once" if deaths == 1 else f"{deaths} times"
+                raise UnrecoverableError(f"it ended its worker's process {often}")
             try:
                 yield
             finally:

@@ -39,7 +39,7 @@ def serve() -> None:
         port=settings.port,
         workers=settings.web_concurrency,
         loop="uvloop",
-        http="httptools",
+        http="orderflow.api.protocol:Protocol",
         ws="none",
         lifespan="on",
         access_log=False,

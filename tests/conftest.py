@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote
 
 import asyncpg
@@ -41,10 +41,10 @@ _numbers = itertools.count(1)
 class Machine:
     """What the tests that run at the same time share: who measures has it alone."""
 
-    def __init__(self, folder: Path) -> None:
-        self._floor = (folder / "floor.lock").open("w")
+    def __init__(self, floor: TextIO, door: TextIO) -> None:
+        self._floor = floor
         # Whoever waits for the whole floor holds the door, or others would come in for ever.
-        self._door = (folder / "door.lock").open("w")
+        self._door = door
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -80,10 +80,13 @@ def only_one(what: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.getbasetemp()
-    # Each of pytest-xdist's processes has a folder of its own in the one that they share.
-    return Machine(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Each of pytest-xdist's processes has a folder of its own in the one that they share.
+        folder = folder.parent
+    with (folder / "floor.lock").open("w") as floor, (folder / "door.lock").open("w") as door:
+        yield Machine(floor, door)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,113 @@
+"""A circuit breaker: what is asked in vain is left alone for a while, and then asked once.
+
+It does no I/O and has no lock: all calls are made from one event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class BreakerOpen(Exception):
+    """The call was not made: those before it failed. `retry_after_s` says when to ask again."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"at rest for {retry_after_s:.3f} s")
+        self.retry_after_s = retry_after_s
+
+
+class CircuitBreaker:
+    """Opens after `failures` in a row, and closes with the first success after that.
+
+    While open it rests for `rest_s`, and then lets one call through, the probe. Each probe that
+    fails doubles the rest, up to `longest_rest_s`.
+
+    Many calls may be under way at once. Those that began before the breaker opened or closed say
+    nothing of the time since, so what becomes of them does not count.
+    """
+
+    def __init__(
+        self,
+        failures: int,
+        rest_s: float,
+        longest_rest_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._failures = failures
+        self._first_rest_s = rest_s
+        self._longest_rest_s = longest_rest_s
+        self._clock = clock
+        self._in_a_row = 0
+        self._rest_s = rest_s
+        self._rests_until = 0.0
+        self._probing = False
+        self._changes = 0
+        self.is_open = False
+
+    @property
+    def retry_after_s(self) -> float:
+        """How long until a call may be let through; 0 if one may be now."""
+        if not self.is_open:
+            return 0.0
+        if self._probing:
+            return self._first_rest_s
+        return max(0.0, self._rests_until - self._clock())
+
+    @contextmanager
+    def attempt(self, *failures: type[Exception]) -> Iterator[None]:
+        """Let a call be made inside, and learn from its end: `failures` are failures.
+
+        Any other exception is an answer, so it is a success; a cancellation is neither. Raises
+        BreakerOpen, before anything is done.
+        """
+        change = self._admit()
+        try:
+            yield
+        except failures:
+            self._failed(change)
+            raise
+        except Exception:
+            self._succeeded(change)
+            raise
+        except BaseException:
+            self._gave_up(change)
+            raise
+        self._succeeded(change)
+
+    def _admit(self) -> int:
+        """Return the change since which the call counts."""
+        if self.is_open:
+            if self._probing or self.retry_after_s > 0:
+                raise BreakerOpen(self.retry_after_s)
+            self._probing = True
+        return self._changes
+
+    def _failed(self, change: int) -> None:
+        if change != self._changes:
+            return
+        self._in_a_row += 1
+        if self.is_open:
+            self._rest_s = min(2 * self._rest_s, self._longest_rest_s)
+        elif self._in_a_row < self._failures:
+            return
+        self._change(is_open=True)
+
+    def _succeeded(self, change: int) -> None:
+        if change != self._changes:
+            return
+        self._in_a_row = 0
+        if self.is_open:
+            self._rest_s = self._first_rest_s
+            self._change(is_open=False)
+
+    def _gave_up(self, change: int) -> None:
+        if change == self._changes:
+            self._probing = False
+
+    def _change(self, *, is_open: bool) -> None:
+        self._changes += 1
+        self._probing = False
+        self.is_open = is_open
+        self._rests_until = self._clock() + self._rest_s

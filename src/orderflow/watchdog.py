@@ -1,8 +1,8 @@
 """Ends a process whose event loop stands still: nobody else can take a job out of its hands.
 
 Nothing in Python runs then, so the standard library's `faulthandler` does it, from a thread that
-needs none of it. Its clock goes on while a process is stopped (SIGSTOP), so that one that was
-stopped for as long ends when it is woken, which is as well: its locks are gone by then.
+needs none of it. Its clock goes on while a process is stopped (SIGSTOP), so one that was stopped
+for as long may end when it is woken. That does no harm: its jobs are with others by then.
 """
 
 from __future__ import annotations

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from redis import Redis
-from tests.conftest import start_program, wait_until
+from tests.conftest import Program, start_program, wait_until
 
 from orderflow.sandbox.servers import Server, free_port, port_is_taken, start_redis
 
@@ -129,3 +131,86 @@ def test_an_outage_that_outlasts_all_attempts_ends_in_a_paid_order(
     shop.start("order")
     shop.wait_for(receipt["orderId"], "confirmed")
     wait_until(lambda: len(mail_server.mails(receipt["orderId"])) == 1, "the mail")
+
+
+def start_payments(shop, label: str, **changes: str) -> Program:
+    """Start one of several payment workers, each with many slots."""
+    program = start_program(
+        shop.folder / f"{label}.log",
+        *("orderflow.worker", "payment", "--concurrency", "50"),
+        environment=shop.environment | changes,
+    )
+    shop.programs[label] = program
+    wait_until(lambda: "worker started" in program.log.read_text(), "the start")
+    return program
+
+
+def charges(gateway_url: str) -> int:
+    return int(httpx.get(f"{gateway_url}/charges", trust_env=False).json()["count"])
+
+
+def test_what_a_killed_worker_had_under_way_is_with_another_in_seconds(
+    closed_shop, own_gateway, settings, redis
+):
+    shop = closed_shop
+    shop.start("api")
+    receipts = [shop.checkout() for _ in range(50)]
+    set_faults(own_gateway, latencyMs=60_000)
+    queue = f"{settings.queue_prefix}:payment-processing"
+    start_payments(shop, "first", GATEWAY_TIMEOUT_MS="60000")
+    wait_until(lambda: redis.llen(f"{queue}:active") == 50, "all jobs under way")
+    start_payments(shop, "second")
+    left = redis.lrange(f"{queue}:active", 0, -1)
+    killed_ms = time.time() * 1_000
+    shop.kill("first")
+    set_faults(own_gateway, latencyMs=500)
+    wait_until(lambda: redis.zcard(f"{queue}:completed") == 50, "all jobs")
+
+    lock_ms, interval_ms = (
+        int(shop.environment[name]) for name in ("WORKER_LOCK_MS", "WORKER_STALLED_INTERVAL_MS")
+    )
+    for job_id in left:
+        job = redis.hgetall(f"{queue}:{job_id}")
+        assert (job["stc"], job["ats"], job["atm"]) == ("1", "2", "1")
+        # A second more, since the machine may be busy.
+        assert int(job["processedOn"]) - killed_ms <= lock_ms + 2 * interval_ms + 1_000
+    for receipt in receipts:
+        assert shop.order(receipt["orderId"])["status"] == "confirmed"
+    assert charges(own_gateway) == 50
+
+
+def test_a_worker_that_slept_past_its_locks_changes_nothing_when_it_wakes(
+    closed_shop, own_gateway, settings, redis
+):
+    shop = closed_shop
+    shop.start("api")
+    receipts = [shop.checkout() for _ in range(10)]
+    set_faults(own_gateway, latencyMs=1_000)
+    queue = f"{settings.queue_prefix}:payment-processing"
+    # For one that neither ends itself nor gives up asking for having slept.
+    limits = ("WORKER_HANG_MS", "JOB_TIMEOUT_MS", "GATEWAY_TIMEOUT_MS", "DATABASE_TIMEOUT_MS")
+    sleeper = start_payments(shop, "sleeper", **dict.fromkeys(limits, "600000"))
+    for receipt in receipts:
+        shop.wait_for(receipt["orderId"], "processing")
+    sleeper.process.send_signal(signal.SIGSTOP)
+    start_payments(shop, "other")
+    wait_until(lambda: redis.zcard(f"{queue}:completed") == 10, "all jobs by the other")
+    jobs = {job_id: redis.hgetall(f"{queue}:{job_id}") for job_id in completed(redis, queue)}
+    orders = [shop.order(receipt["orderId"]) for receipt in receipts]
+    assert {order["status"] for order in orders} == {"confirmed"}
+
+    sleeper.process.send_signal(signal.SIGCONT)
+    wait_until(
+        lambda: sleeper.log.read_text().count("payment was settled by another worker") == 10,
+        "the sleeper to go on with each",
+    )
+    shop.stop("sleeper")
+    assert [shop.order(receipt["orderId"]) for receipt in receipts] == orders
+    assert {job_id: redis.hgetall(f"{queue}:{job_id}") for job_id in jobs} == jobs
+    assert charges(own_gateway) == 10
+    assert redis.zcard(f"{queue}:failed") == 0
+
+
+def completed(redis: Redis, queue: str) -> list[str]:
+    ids: list[str] = redis.zrange(f"{queue}:completed", 0, -1)
+    return ids

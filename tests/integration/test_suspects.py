@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,17 @@ async def test_a_worker_that_drains_may_stand_still(fleet, tmp_path):
     (tmp_path / "go-on").touch()
     assert worker.process.wait(30) == 0
     assert "Timeout (" not in worker.log.read_text()
+
+
+async def test_a_worker_that_was_stopped_for_long_ends_or_works_when_it_is_woken(fleet):
+    worker = fleet.start_working()
+    worker.process.send_signal(signal.SIGSTOP)
+    await fleet.add("innocent")
+    long_enough = time.monotonic() + 2
+    wait_until(lambda: time.monotonic() > long_enough, "more than WORKER_HANG_MS")
+    worker.process.send_signal(signal.SIGCONT)
+    # Which of its threads wakes first decides.
+    wait_until(lambda: fleet.count("completed") == 1 or worker.process.poll() == 1, "either")
 
 
 async def test_a_handler_that_takes_too_long_is_a_failed_attempt(fleet, redis):

@@ -73,6 +73,7 @@ def test_the_command_line_wins_over_the_environment(monkeypatch):
         ),
         ("RATE_LIMITS", "100 a minute", "RATE_LIMITS: must be JSON"),
         ("RATE_LIMITS", "100", "RATE_LIMITS: Input should be a valid dictionary"),
+        ("WORKER_HANG_MS", "3000", "WORKER_HANG_MS must be greater than WORKER_LOCK_MS"),
         ("MAIL_FROM", "nobody", "MAIL_FROM: String should match pattern"),
     ],
 )

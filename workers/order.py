@@ -5,7 +5,7 @@ from typing import Any
 from orderflow.bull.queues import Schedule
 from orderflow.contract import CONCURRENCY, JobName, Payload, QueueName
 from orderflow.processor import QueueWorker
-from orderflow.reconcile import RUN_AT_MOST_S, run_once
+from orderflow.reconcile import RUN_AT_MOST_S, Rules, run_once
 from orderflow.resources import Resources
 
 worker = QueueWorker(
@@ -18,11 +18,12 @@ worker = QueueWorker(
 # A run ends by itself, with the page that it is on.
 @worker.handles(JobName.RECONCILE, Payload, timeout_ms=round(2_000 * RUN_AT_MOST_S))
 async def reconcile(_job: Payload, resources: Resources) -> dict[str, Any]:
-    """Put back the jobs that unsettled orders need and the queues lack."""
+    """Compare rows with jobs, and make them agree."""
     counts = await run_once(
         db=resources.db,
         queues=resources.queues,
         gateway=resources.gateway,
         grace_ms=resources.settings.reconcile_grace_ms,
+        rules=Rules.from_settings(resources.settings),
     )
     return counts.to_json()

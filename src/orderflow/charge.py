@@ -26,6 +26,7 @@ from orderflow.db import Database
 from orderflow.errors import AmountMismatch, MethodMismatch, WrongOrder
 from orderflow.gateways import Charge, Declined, Gateway, Outcome
 from orderflow.orders import (
+    EXPIRED,
     OPEN_PAYMENT,
     OrderStatus,
     Payment,
@@ -162,12 +163,39 @@ async def write_outcome(payment_id: UUID, outcome: Outcome | None, db: Database)
     else:
         transaction_id = outcome.transaction_id if outcome is not None else None
         written = await db.batch("settle_paid", payment_id, transaction_id, same=_MAY_BE_PAID)
+        if written is None and transaction_id is not None:
+            await _record_if_stray(payment_id, transaction_id, db)
     log.info(
         "payment settled" if written else "payment was settled by another worker",
         payment_row=str(payment_id),
         outcome="declined" if isinstance(outcome, Declined) else "paid",
     )
     return written is not None
+
+
+async def _record_if_stray(payment_id: UUID, transaction_id: str, db: Database) -> None:
+    """Write down a charge that no order has a use for, so that a person gives the money back."""
+    stray = await db.fetchrow("record_stray_charge", payment_id, transaction_id)
+    if stray is not None:
+        log.error(
+            "charge without an order: it has to be given back",
+            payment_row=str(payment_id),
+            transaction_id=transaction_id,
+        )
+
+
+async def expire_payment(payment_id: UUID, charge_at_most_s: float, db: Database) -> bool:
+    """Let a payment that nobody has made fail, and with it its order.
+
+    False if it has an outcome, or if a charge began within `charge_at_most_s`. The row is locked
+    between the look and the write: a worker that begins a charge at the same time is found to have
+    begun, or finds the payment failed and charges nothing.
+    """
+    async with db.transaction() as transaction:
+        if await transaction.fetchrow("lock_unless_charging", payment_id, charge_at_most_s) is None:
+            return False
+        await transaction.fetch("settle_declined", [payment_id], [EXPIRED], *_MAY_FAIL)
+    return True
 
 
 #: The statuses that a payment, and its order, may be settled from.

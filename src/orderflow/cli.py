@@ -12,15 +12,16 @@ import typer
 from redis.exceptions import RedisError
 
 from orderflow import __version__
+from orderflow.contract import QueueName
 from orderflow.db.migrate import migrate as migrate_database
 from orderflow.doctor import EXIT_STATUS, Finding, Severity, examine, worst
 from orderflow.errors import OrderflowError
 from orderflow.logs import configure_logs
 from orderflow.products import load_products, read_catalogue
-from orderflow.reconcile import run_once
+from orderflow.reconcile import Planned, Rules, make_plan, run_once
 from orderflow.resources import open_resources
 from orderflow.sandbox.tokens import make_token
-from orderflow.settings import load_settings
+from orderflow.settings import Settings, load_settings
 
 T = TypeVar("T")
 
@@ -76,22 +77,62 @@ def products_load(
 
 
 @app.command()
-def reconcile() -> None:
-    """Put back the jobs that unsettled orders need and the queues lack, now."""
+def reconcile(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing: say what a run would do, and why.")
+    ] = False,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Orders that --dry-run tells of, at most.")
+    ] = 100,
+) -> None:
+    """Do one run of the reconciler now: put back lost jobs, write outcomes, cancel what is over."""
+    settings = _checked(lambda: load_settings(log_format="console"))
+    configure_logs(settings.log_format, settings.log_level)
+    if dry_run:
+        _run(_tell_plan(settings, limit))
+    else:
+        typer.echo(json.dumps(_run(_reconcile_now(settings))))
 
-    async def reconcile_now() -> dict[str, int]:
-        settings = load_settings(log_format="console")
-        configure_logs(settings.log_format, settings.log_level)
-        async with open_resources(settings) as resources:
-            counts = await run_once(
-                db=resources.db,
-                queues=resources.queues,
-                gateway=resources.gateway,
-                grace_ms=settings.reconcile_grace_ms,
-            )
-        return counts.to_json()
 
-    typer.echo(json.dumps(_run(reconcile_now())))
+async def _reconcile_now(settings: Settings) -> dict[str, int]:
+    async with open_resources(settings) as resources:
+        counts = await run_once(
+            db=resources.db,
+            queues=resources.queues,
+            gateway=resources.gateway,
+            grace_ms=settings.reconcile_grace_ms,
+            rules=Rules.from_settings(settings),
+        )
+    return counts.to_json()
+
+
+async def _tell_plan(settings: Settings, limit: int) -> None:
+    told = 0
+
+    def tell(planned: Planned) -> None:
+        nonlocal told
+        told += 1
+        if told <= limit:
+            typer.echo(str(planned))
+
+    async with open_resources(settings) as resources:
+        plan = await make_plan(
+            tell,
+            db=resources.db,
+            queues=resources.queues,
+            gateway=resources.gateway,
+            grace_ms=settings.reconcile_grace_ms,
+            rules=Rules.from_settings(settings),
+        )
+        rooms = {
+            queue: await resources.queues.room(queue)
+            for queue in (QueueName.PAYMENTS, QueueName.NOTIFICATIONS)
+        }
+    if told > limit:
+        typer.echo(f"… and {told - limit:,} more")
+    sums = [f"{action} {count:,}" for action, count in sorted(plan.actions.items())]
+    typer.echo(f"{plan.unsettled:,} unsettled orders: {', '.join(sums) or 'nothing to do'}")
+    typer.echo("room for jobs: " + ", ".join(f"{queue} {room:,}" for queue, room in rooms.items()))
 
 
 @app.command()

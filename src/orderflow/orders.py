@@ -48,6 +48,9 @@ class Source(StrEnum):
     EXTERNAL = "external"
 
 
+#: The reason of a payment that failed because its order outlived ORDER_TTL_S. A template knows it.
+EXPIRED = "expired"
+
 #: The statuses an order may go to from each status. It never goes backwards.
 ORDER_TRANSITIONS: Mapping[OrderStatus, frozenset[OrderStatus]] = {
     OrderStatus.PENDING: frozenset(
@@ -70,6 +73,9 @@ PAYMENT_TRANSITIONS: Mapping[PaymentStatus, frozenset[PaymentStatus]] = {
     PaymentStatus.FAILED: frozenset(),
     PaymentStatus.REFUNDED: frozenset(),
 }
+
+#: An order in one of these waits for the outcome of its payment.
+OPEN_ORDER = frozenset({OrderStatus.PENDING, OrderStatus.PROCESSING})
 
 #: A payment in one of these has no outcome yet.
 OPEN_PAYMENT = frozenset({PaymentStatus.PENDING, PaymentStatus.PROCESSING})

@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     rate_limits: Mapping[str, RateLimit] = Field(default_factory=dict)
     reconcile_interval_ms: Milliseconds = 15_000
     reconcile_grace_ms: Milliseconds = 10_000
+    order_ttl_s: int | None = Field(default=None, ge=1)
 
     # Payment gateway
     gateway_url: str = "http://127.0.0.1:8010"

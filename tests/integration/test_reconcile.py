@@ -120,7 +120,7 @@ async def test_an_order_that_just_moved_is_given_time(resources, place, redis):
 
 
 async def test_every_page_is_looked_at(resources, place, redis, monkeypatch):
-    monkeypatch.setattr(reconcile, "PAGE_SIZE", 3)
+    monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 3)
     for _ in range(7):
         await place()
     await lose_all_jobs(redis, resources)
@@ -185,7 +185,7 @@ async def test_what_only_the_gateway_can_tell_waits_for_it(resources, place, red
     await complete_in_node(redis, resources, payment_job_of(receipt), '{"success":false}')
     async with httpx.AsyncClient(base_url="http://127.0.0.1:9", trust_env=False) as client:
         alone = replace(resources, gateway=SandboxGateway(client))
-        assert await run(alone) == reconcile.Counts(unsettled=1)
+        assert await run(alone) == reconcile.Counts(unsettled=1, put_off=1)
 
 
 @pytest.mark.parametrize("result", ["null", '{"success":true}', "[]", '"ok"'])
@@ -246,6 +246,6 @@ async def test_a_run_does_not_wait_for_room_for_ever(
     for _ in range(5):
         await place()
     await lose_all_jobs(redis, resources)
-    monkeypatch.setattr(reconcile, "RUN_AT_MOST_S", 0.2)
+    monkeypatch.setattr("orderflow.reconcile.run.WAIT_FOR_ROOM_AT_MOST_S", 0.2)
     async with open_resources(settings.model_copy(update={"queue_depth_limit": 2})) as shallow:
         assert await run(shallow) == reconcile.Counts(unsettled=5, jobs_added=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +14,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from orderflow.breaker import BreakerOpen, CircuitBreaker
 from orderflow.bull.connection import connect_producer
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.trace import current_carrier
@@ -28,7 +29,8 @@ class JobState(StrEnum):
 
     MISSING = "missing"
     LOST = "lost"  # its hash is there, but it is in no list: nobody would ever run it
-    LIVE = "live"  # waiting, delayed or active: it will run, or is running
+    LIVE = "live"  # waiting or delayed: it will run
+    ACTIVE = "active"  # a worker is at it, or died over it: BullMQ's look for such finds it
     COMPLETED = "completed"
     FAILED = "failed"
 
@@ -42,17 +44,25 @@ class Schedule:
 
 
 class JobQueues:
-    """The queues on one Redis, for a producer."""
+    """The queues on one Redis, for a producer. An offer takes `offer_s` at most."""
 
     def __init__(
-        self, client: Redis, prefix: str, priorities: Priorities, depth_limit: int
+        self,
+        client: Redis,
+        prefix: str,
+        priorities: Priorities,
+        depth_limit: int,
+        offer_s: float = 0.25,
     ) -> None:
         self._client = client
         self._prefix = prefix
         self._priorities = priorities
         self._depth_limit = depth_limit
+        self._offer_s = offer_s
+        self._breaker = CircuitBreaker(_FAILED_OFFERS, _OFFERS_REST_S, _OFFERS_REST_S)
         self._queues: dict[str, NodeQueue] = {}
         self._levels: dict[str, _Level] = {}
+        self._states = client.register_script(_STATES_SCRIPT)
 
     def queue(self, name: str) -> NodeQueue:
         """Return BullMQ's own queue object; all share this connection."""
@@ -87,18 +97,48 @@ class JobQueues:
 
         That is so while Redis is away, and while too many jobs wait: a row in PostgreSQL is
         cheaper than a job in Redis. Once full, a queue takes offers again only when half of its
-        limit waits, so that the reconciler can feed in what is older first.
+        limit waits, so that the reconciler can feed in what is older first. Once offers failed,
+        about one in a second looks whether Redis is back, and the others do not wait for it.
         """
+        if self._is_known_to_be_full(job.queue):
+            return False
+        was_left_alone = self._breaker.is_open
         try:
-            if await self._is_full(job.queue):
-                return False
-            await self.add(job)
+            with self._breaker.attempt(RedisError, OSError):
+                taken = await self._in_time(self._add_unless_full(job))
+        except BreakerOpen:
+            return False
         except (RedisError, OSError) as error:
             log.warning(
-                "job left to the reconciler", job_id=job.job_id, reason=type(error).__name__
+                "job left to the reconciler",
+                job_id=job.job_id,
+                reason=type(error).__name__,
+                others_too=self._breaker.is_open,
             )
             return False
+        if was_left_alone:
+            log.info("Redis takes jobs again")
+        return taken
+
+    async def _add_unless_full(self, job: NewJob) -> bool:
+        if await self._is_full(job.queue):
+            return False
+        await self.add(job)
         return True
+
+    async def _in_time(self, adding: Coroutine[Any, Any, bool]) -> bool:
+        """Await `adding`, which meets several time-outs of its own. Raises TimeoutError."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as limit:
+            # The loop itself may have stood still: what lies in the socket is read first.
+            last_look = loop.call_later(
+                max(0.0, self._offer_s - _LAST_LOOK_S),
+                lambda: limit.reschedule(loop.time() + _LAST_LOOK_S),
+            )
+            try:
+                return await adding
+            finally:
+                last_look.cancel()
 
     async def depth(self, queue: str) -> int:
         """Return how many jobs wait to be taken."""
@@ -114,6 +154,10 @@ class JobQueues:
         """Return how many jobs may be added before the queue is as deep as it may be."""
         return max(0, self._depth_limit - await self.depth(queue))
 
+    def _is_known_to_be_full(self, queue: str) -> bool:
+        level = self._levels.get(queue)
+        return level is not None and level.full and time.monotonic() < level.look_at
+
     async def _is_full(self, queue: str) -> bool:
         level = self._levels.setdefault(queue, _Level())
         now = time.monotonic()
@@ -126,33 +170,20 @@ class JobQueues:
 
     async def states(self, jobs: Sequence[NewJob]) -> list[JobState]:
         """Say where each of the jobs is, in their order, in a few round trips."""
-        # Nearly all are missing or wait. The others are looked for in all sets, and in the lists,
-        # which are searched from end to end, only those that are in no set.
-        states = await self._look(jobs, ("prioritized",), ())
-        for lists in ((), _LISTS):
-            unclear = [n for n, state in enumerate(states) if state is JobState.LOST]
-            if unclear:
-                found = await self._look([jobs[n] for n in unclear], _SETS, lists)
-                for n, state in zip(unclear, found, strict=True):
-                    states[n] = state
-        return states
+        chunks = _in_chunks(jobs)
+        replies = await asyncio.gather(
+            *(self._states(keys=[f"{self._prefix}:{queue}:"], args=ids) for queue, ids in chunks)
+        )
+        found = {
+            (queue, job_id): _STATES[place]
+            for (queue, ids), places in zip(chunks, replies, strict=True)
+            for job_id, place in zip(ids, places, strict=True)
+        }
+        return [found[job.queue, job.job_id] for job in jobs]
 
-    async def _look(
-        self, jobs: Sequence[NewJob], sets: Sequence[str], lists: Sequence[str]
-    ) -> list[JobState]:
-        # One transaction: a job that moves while it is looked for is in one place or the other.
-        async with self._client.pipeline(transaction=True) as pipeline:
-            for job in jobs:
-                key = self._key(job.queue)
-                pipeline.exists(f"{key}:{job.job_id}")
-                for name in sets:
-                    pipeline.zscore(f"{key}:{name}", job.job_id)
-                for name in lists:
-                    pipeline.lpos(f"{key}:{name}", job.job_id)
-            replies = iter(await pipeline.execute())
-        return [
-            _state(next(replies), {place: next(replies) for place in (*sets, *lists)}) for _ in jobs
-        ]
+    async def remove(self, job: NewJob) -> bool:
+        """Remove a job, wherever it waits or is kept; False if a worker holds it."""
+        return bool(await self.queue(job.queue).remove(job.job_id))
 
     async def replace(self, job: NewJob) -> None:
         """Add a job in place of what is left of a lost one."""
@@ -233,6 +264,10 @@ class _Level:
 
 #: How old may be what is known of a queue's depth.
 _LEVEL_AGE_S = 0.1
+#: One failure may be a connection that was lost; so many in a row are a Redis that is away.
+_FAILED_OFFERS = 3
+_OFFERS_REST_S = 1.0
+_LAST_LOOK_S = 0.01
 _OPTIONS = JOB_OPTIONS.to_bullmq()
 _PRIORITIES_LOOKED_AT = 20
 _PRIORITY_STEP = 2**32
@@ -248,20 +283,44 @@ _COUNTED = (
     "waiting-children",
 )
 
-#: Where a job can be. Ours have a priority, so they wait in a set.
-_SETS = ("completed", "failed", "prioritized", "delayed", "waiting-children")
-_LISTS = ("active", "wait", "paused")
+_STATES = {state.value: state for state in JobState}
+
+#: One script, so that a job that moves while it is looked for is in one place or the other. Ours
+#: have a priority, so they wait in a set; the lists are searched from end to end, and only for
+#: those that are in no set.
+_STATES_SCRIPT = """
+local prefix = KEYS[1]
+local function set(name, id) return redis.call("ZSCORE", prefix .. name, id) end
+local function list(name, id) return redis.call("LPOS", prefix .. name, id) end
+local function state(id)
+  if redis.call("EXISTS", prefix .. id) == 0 then return "missing" end
+  if set("prioritized", id) then return "live" end
+  if redis.call("EXISTS", prefix .. id .. ":lock") == 1 then return "active" end
+  if set("completed", id) then return "completed" end
+  if set("failed", id) then return "failed" end
+  if set("delayed", id) or set("waiting-children", id) then return "live" end
+  if list("active", id) then return "active" end
+  if list("wait", id) or list("paused", id) then return "live" end
+  return "lost"
+end
+local states = {}
+for n, id in ipairs(ARGV) do states[n] = state(id) end
+return states
+"""
+#: Redis does nothing else meanwhile.
+_LOOKED_AT_ONCE = 128
 
 
-def _state(exists: int, places: Mapping[str, float | int | None]) -> JobState:
-    if not exists:
-        return JobState.MISSING
-    found = {name for name, place in places.items() if place is not None}
-    if "completed" in found:
-        return JobState.COMPLETED
-    if "failed" in found:
-        return JobState.FAILED
-    return JobState.LIVE if found else JobState.LOST
+def _in_chunks(jobs: Sequence[NewJob]) -> list[tuple[str, list[str]]]:
+    """Return the ids by queue, a few at a time."""
+    by_queue: dict[str, list[str]] = {}
+    for job in jobs:
+        by_queue.setdefault(job.queue, []).append(job.job_id)
+    return [
+        (queue, ids[start : start + _LOOKED_AT_ONCE])
+        for queue, ids in by_queue.items()
+        for start in range(0, len(ids), _LOOKED_AT_ONCE)
+    ]
 
 
 @asynccontextmanager
@@ -270,7 +329,11 @@ async def open_queues(settings: Settings) -> AsyncIterator[JobQueues]:
     client = connect_producer(settings.redis_dsn, settings.redis_timeout_ms)
     try:
         yield JobQueues(
-            client, settings.queue_prefix, settings.priorities, settings.queue_depth_limit
+            client,
+            settings.queue_prefix,
+            settings.priorities,
+            settings.queue_depth_limit,
+            settings.redis_timeout_ms / 1000,
         )
     finally:
         await client.aclose()

@@ -114,3 +114,19 @@ WITH asked AS (
     WHERE p.sku = shelf.sku
 )
 SELECT n FROM declined
+
+-- name: lock_unless_charging
+-- payment id, seconds. The payment, locked, if it is open and no charge began within the seconds.
+SELECT id
+FROM payments
+WHERE id = $1
+  AND (status = 'pending'
+       OR status = 'processing' AND updated_at < now() - make_interval(secs => $2))
+FOR UPDATE
+
+-- name: record_stray_charge
+-- payment id, transaction id. Returns nothing if it is the payment's own, or was recorded before.
+INSERT INTO stray_charges (payment_id, transaction_id)
+SELECT id, $2 FROM payments WHERE id = $1 AND transaction_id IS DISTINCT FROM $2
+ON CONFLICT (payment_id, transaction_id) DO NOTHING
+RETURNING payment_id

@@ -1,0 +1,149 @@
+"""Reading the unsettled orders page by page, and finding out what is known of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from orderflow.bull.queues import JobQueues, JobState
+from orderflow.contract import (
+    NewJob,
+    gateway_key,
+    order_confirmation_job,
+    payment_failed_job,
+    payment_job,
+)
+from orderflow.db import Database
+from orderflow.errors import GatewayRefused, GatewayUnavailable
+from orderflow.gateways import Approved, Declined, Gateway, Outcome
+from orderflow.orders import OrderStatus, Row
+from orderflow.reconcile.decide import (
+    Decision,
+    NoWord,
+    Rules,
+    Word,
+    can_be_charged,
+    decide,
+    needs_word,
+)
+
+log = structlog.get_logger(__name__)
+
+PAGE_SIZE = 2_000
+#: Orders of one page that are asked about, or changed, at the same time.
+AT_ONCE = 16
+#: After so many questions in a row without an answer the gateway is left alone until the next run.
+_UNANSWERED_AT_MOST = 16
+_START = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
+_END = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An unsettled order: its row, the job that it needs, and what is to be done about it."""
+
+    row: Row
+    job: NewJob
+    state: JobState
+    word: Word
+    decision: Decision
+
+
+class Lookout:
+    """What one run looks with. `grace_ms` is how long an order must have rested."""
+
+    def __init__(
+        self, db: Database, queues: JobQueues, gateway: Gateway, grace_ms: int, rules: Rules
+    ) -> None:
+        self._db = db
+        self._queues = queues
+        self._gateway = gateway
+        self._grace_s = grace_ms / 1000
+        self._rules = rules
+        self._unanswered = 0
+
+    async def pages(self, statuses: Collection[OrderStatus]) -> AsyncIterator[Sequence[Case]]:
+        """Give the unsettled orders in one of `statuses`, oldest first, a page at a time.
+
+        Raises DatabaseUnavailable or redis.RedisError.
+        """
+        after, names = _START, [status.value for status in statuses]
+        while after != _END:
+            row = await self._db.fetchrow("end_of_page", *after, PAGE_SIZE)
+            end = _END if row is None else (row["created_at"], row["id"])
+            rows = await self._db.fetch("unsettled_orders", *after, *end, self._grace_s, names)
+            yield await self._cases(rows)
+            after = end
+
+    async def _cases(self, rows: Sequence[Row]) -> Sequence[Case]:
+        jobs = [_wanted(row) for row in rows]
+        states = await self._queues.states(jobs)
+        few = asyncio.Semaphore(AT_ONCE)
+
+        async def word_of(row: Row, job: NewJob, state: JobState) -> Word:
+            async with few:
+                return await self._word(row, job, state)
+
+        found = list(zip(rows, jobs, states, strict=True))
+        asked = [
+            n for n, (row, _, state) in enumerate(found) if needs_word(row, state, self._rules)
+        ]
+        words: list[Word] = [NoWord.NOT_ASKED] * len(found)
+        heard = await asyncio.gather(*(word_of(*found[n]) for n in asked))
+        for n, word in zip(asked, heard, strict=True):
+            words[n] = word
+        return [
+            Case(row, job, state, word, decide(row, state, word, self._rules))
+            for (row, job, state), word in zip(found, words, strict=True)
+        ]
+
+    async def _word(self, row: Row, job: NewJob, state: JobState) -> Word:
+        """Ask the gateway, whose word on money is better than that of a job in Redis."""
+        word = await self._gateway_word(row) if can_be_charged(row) else NoWord.NO_CHARGE
+        if word is NoWord.NO_CHARGE and state is JobState.COMPLETED:
+            return _outcome(await self._queues.result(job)) or word
+        return word
+
+    async def _gateway_word(self, row: Row) -> Word:
+        if self._unanswered >= _UNANSWERED_AT_MOST:
+            return NoWord.NO_ANSWER
+        key = row["payment_external_id"] or str(row["payment_id"])
+        try:
+            outcome = await self._gateway.find(gateway_key(key))
+        except (GatewayUnavailable, GatewayRefused) as error:
+            self._unanswered += 1
+            log.warning("gateway not asked", payment_id=key, reason=str(error))
+            return NoWord.NO_ANSWER
+        self._unanswered = 0
+        return NoWord.NO_CHARGE if outcome is None else outcome
+
+
+def _wanted(row: Row) -> NewJob:
+    """Return the job that an unsettled order needs next."""
+    order_key = row["external_id"] or str(row["id"])
+    match OrderStatus(row["status"]):
+        case OrderStatus.PENDING | OrderStatus.PROCESSING:
+            payment_key = row["payment_external_id"] or str(row["payment_id"])
+            return payment_job(payment_key, order_key, row["method"], row["amount"])
+        case OrderStatus.CANCELLED:
+            return payment_failed_job(
+                order_key, row["user_id"], row["decline_reason"] or "cancelled"
+            )
+        case _:
+            return order_confirmation_job(order_key, row["user_id"])
+
+
+def _outcome(result: Any) -> Outcome | None:
+    """Read the result of a payment job as the contract has it; None if it does not say enough."""
+    match result:
+        case {"success": True, "transactionId": str(transaction_id)} if transaction_id:
+            return Approved(transaction_id)
+        case {"success": False}:
+            return Declined(str(result.get("reason") or "declined"))
+    return None

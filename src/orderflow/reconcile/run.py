@@ -1,0 +1,201 @@
+"""One run of the reconciler: what was decided about each unsettled order is done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+
+import structlog
+
+from orderflow.bull.queues import JobQueues, JobState
+from orderflow.charge import expire_payment, write_outcome
+from orderflow.contract import QueueName
+from orderflow.db import Database
+from orderflow.errors import DatabaseRefused
+from orderflow.gateways import Approved, Declined, Gateway
+from orderflow.orders import OPEN_ORDER, OrderStatus
+from orderflow.reconcile.decide import Action, Rules
+from orderflow.reconcile.look import AT_ONCE, Case, Lookout
+
+log = structlog.get_logger(__name__)
+
+#: A run ends after this, and the next one begins with the oldest.
+RUN_AT_MOST_S = 600.0
+#: So does one that waited so long for room in a queue, since what it left behind may have changed.
+WAIT_FOR_ROOM_AT_MOST_S = 60.0
+_LOOK_FOR_ROOM_S = 0.05
+
+_PUTS = frozenset({Action.ADD, Action.REPLACE, Action.RETRY})
+_IDLE = frozenset({Action.LEAVE, Action.WAIT})
+
+
+@dataclass(slots=True)
+class Counts:
+    """What one run saw and did: nothing while `another_runs`. `put_off` has to wait for another."""
+
+    another_runs: bool = False
+    unsettled: int = 0
+    jobs_added: int = 0
+    jobs_retried: int = 0
+    results_taken: int = 0
+    orders_expired: int = 0
+    put_off: int = 0
+    keys_purged: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return asdict(self)
+
+
+async def run_once(
+    *,
+    db: Database,
+    queues: JobQueues,
+    gateway: Gateway,
+    grace_ms: int,
+    rules: Rules = Rules(),  # noqa: B008 - it is frozen
+) -> Counts:
+    """Look at every unsettled order that rested for `grace_ms`, oldest first, page by page.
+
+    Jobs are added and retried only as far as their queue has room; the run waits for it. One run
+    at a time: another one, wherever it is, does nothing.
+
+    Raises DatabaseUnavailable or redis.RedisError; what was done until then stays done.
+    """
+    # Nothing is written in this transaction: it holds the lock, and with its end lets go of it.
+    async with db.transaction() as transaction:
+        lock = await transaction.fetchrow("lock_reconciler")
+        if lock is None or not lock["mine"]:
+            return Counts(another_runs=True)
+        lookout = Lookout(db, queues, gateway, grace_ms, rules)
+        run = _Run(db, queues, rules, lookout)
+        try:
+            # A queue that is full holds up its own orders, and not those of the other.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(run.carry_out(QueueName.PAYMENTS, OPEN_ORDER))
+                group.create_task(run.carry_out(QueueName.NOTIFICATIONS, _ENDED_ORDER))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        run.counts.keys_purged = len(await db.fetch("purge_idempotency_keys", 1_000))
+    log.info("reconciled", **run.counts.to_json())
+    return run.counts
+
+
+_ENDED_ORDER = frozenset(OrderStatus) - OPEN_ORDER
+
+
+class _Run:
+    """What is shared by the two halves of a run."""
+
+    def __init__(self, db: Database, queues: JobQueues, rules: Rules, lookout: Lookout) -> None:
+        self.counts = Counts()
+        self._db = db
+        self._queues = queues
+        self._rules = rules
+        self._lookout = lookout
+        self._ends_at = time.monotonic() + RUN_AT_MOST_S
+
+    async def carry_out(self, queue: QueueName, statuses: Collection[OrderStatus]) -> None:
+        """Do what is to be done about the orders in `statuses`, whose jobs are in `queue`."""
+        patience = _Patience(self._ends_at)
+        async for cases in self._lookout.pages(statuses):
+            self.counts.unsettled += len(cases)
+            self.counts.put_off += sum(case.decision.action is Action.WAIT for case in cases)
+            await self._do_each([c for c in cases if c.decision.action not in _PUTS | _IDLE])
+            await self._feed(queue, [c for c in cases if c.decision.action in _PUTS], patience)
+            if patience.is_over:
+                break
+
+    async def _feed(self, queue: QueueName, cases: Sequence[Case], patience: _Patience) -> None:
+        """Put the jobs into their queue as it has room for them, in order."""
+        while cases and not patience.is_over:
+            room = await self._queues.room(queue)
+            if room == 0:
+                await patience.wait()
+                continue
+            now, cases = cases[:room], cases[room:]
+            new = [case.job for case in now if case.decision.action is Action.ADD]
+            if new:
+                await self._queues.add_all(new)
+                self.counts.jobs_added += len(new)
+                log.info("missing jobs added", queue=queue, jobs=len(new))
+            await self._do_each([c for c in now if c.decision.action is not Action.ADD])
+
+    async def _do_each(self, cases: Sequence[Case]) -> None:
+        few = asyncio.Semaphore(AT_ONCE)
+
+        async def do(case: Case) -> None:
+            async with few:
+                await self._do(case)
+
+        await asyncio.gather(*map(do, cases))
+
+    async def _do(self, case: Case) -> None:
+        """Do what was decided about one order, and say so if anything came of it."""
+        try:
+            done = await self._done(case)
+        except DatabaseRefused as error:
+            # Its own fault: the orders after it must not wait for a person to mend it.
+            log.error("order not reconciled", order_id=str(case.row["id"]), reason=str(error))  # noqa: TRY400
+            return
+        if done:
+            log.info(
+                "order put right",
+                order_id=str(case.row["id"]),
+                job_id=case.job.job_id,
+                action=case.decision.action.value,
+                reason=case.decision.reason,
+            )
+
+    async def _done(self, case: Case) -> bool:
+        counts, row = self.counts, case.row
+        match case.decision.action:
+            case Action.REPLACE:
+                await self._queues.replace(case.job)
+                counts.jobs_added += 1
+                return True
+            case Action.RETRY:
+                # A kept job blocks a new one with its id, so it runs again instead.
+                retried = await self._queues.retry(case.job, case.state)
+                counts.jobs_retried += retried
+                return retried
+            case Action.WRITE if isinstance(case.word, Approved | Declined):
+                written = await write_outcome(row["payment_id"], case.word, self._db)
+                counts.results_taken += written
+                return written
+            case Action.MARK_TOLD:
+                await self._db.fetchrow("mark_notified", row["id"])
+                counts.results_taken += 1
+                return True
+            case Action.EXPIRE:
+                expired = await self._expire(case)
+                counts.orders_expired += expired
+                return expired
+        return False
+
+    async def _expire(self, case: Case) -> bool:
+        """Cancel an order that outlived its time, unless a worker was faster."""
+        # BullMQ refuses to remove a job that a worker holds. A worker elsewhere, which does not
+        # look at our rows before it charges, would not be held up by what is written there.
+        if case.state is not JobState.MISSING and not await self._queues.remove(case.job):
+            return False
+        charge_at_most_s = self._rules.charge_at_most.total_seconds()
+        return await expire_payment(case.row["payment_id"], charge_at_most_s, self._db)
+
+
+class _Patience:
+    """How long a run goes on, and how long of that it may wait for room."""
+
+    def __init__(self, ends_at: float) -> None:
+        self._ends_at = ends_at
+        self._waits_left_s = WAIT_FOR_ROOM_AT_MOST_S
+
+    @property
+    def is_over(self) -> bool:
+        return self._waits_left_s <= 0 or time.monotonic() >= self._ends_at
+
+    async def wait(self) -> None:
+        await asyncio.sleep(_LOOK_FOR_ROOM_S)
+        self._waits_left_s -= _LOOK_FOR_ROOM_S

@@ -198,7 +198,7 @@ async def test_the_official_queue_and_worker_run_on_it(redis_server, settings):
     worker = Worker(
         "official",
         process,
-        opts | {"connection": connect_worker(redis_server.url), "concurrency": 10},
+        opts | {"connection": connect_worker(redis_server.url), "concurrency": 10, "drainDelay": 1},
     )
     worker.on("completed", completed)
     try:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orderflow.bull.pipelined import PipelinedRedis
 
-#: BullMQ blocks for at most 10 s in one command. A reply that takes longer than this is a dead
-#: connection, and anything less would win over the blocking wait and leave a worker deaf.
-_WORKER_TIMEOUT_S = 15.0
-_CONNECT_TIMEOUT_S = 2.0
+#: A Redis that owes a reply for so long is gone, or is not to be reached on this connection. A
+#: lost connection is not noticed in another way, and TCP would go on with it for minutes.
+_WORKER_TIMEOUT_S = 2.0
+#: Longest wait for a job in one command. Less than the above by what a stall may take, or the
+#: time-out would win over the wait and leave a worker deaf.
+BLOCK_S = 1
+#: For each of the two steps: the connection, and the login on it.
+_CONNECT_TIMEOUT_S = 1.0
 
 
 def connect_producer(dsn: str, timeout_ms: int) -> Redis:
@@ -40,12 +47,21 @@ def connect_wait(dsn: str) -> Redis:
     return Redis.from_url(dsn, **_WORKER_OPTIONS)
 
 
+async def _log_in(connection: AbstractConnection) -> None:
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            await connection.on_connect()
+    except TimeoutError as error:
+        raise RedisTimeoutError("Redis was silent at login") from error
+
+
 _WORKER_OPTIONS: dict[str, Any] = {
     "decode_responses": True,
     "protocol": 2,
     "socket_timeout": _WORKER_TIMEOUT_S,
     "socket_connect_timeout": _CONNECT_TIMEOUT_S,
     "socket_keepalive": True,
-    # BullMQ waits a whole second after a failure that reaches it; a restart needs less.
-    "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+    "redis_connect_func": _log_in,
+    # The worker tries again by itself, and sooner than several tries here would end.
+    "retry": Retry(NoBackoff(), 0),
 }

@@ -23,6 +23,7 @@ from bullmq.timer import Timer
 from redis.exceptions import RedisError, ResponseError
 
 from orderflow.bull.backoff import backoff_delay_ms
+from orderflow.bull.connection import BLOCK_S
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.scripts import WorkerScripts
 from orderflow.bull.suspects import SUSPECT_FROM, Suspects
@@ -184,8 +185,15 @@ class SlotWorker(Worker):  # type: ignore[misc]
                 )
             except Exception as error:
                 self.emit("error", error)
+                # What would have told of a job may be lost with the connection: look.
+                self.drained = False
                 await self._rest(self.opts["runRetryDelay"] / 1000)
                 return None
+
+    def getBlockTimeout(self, block_until: int) -> float:  # noqa: N802
+        """Return how long to wait for a job: never so long that silence could be a dead line."""
+        longest: float = super().getBlockTimeout(block_until)
+        return min(longest, BLOCK_S)
 
     def _rests(self) -> bool:
         return self.drained or self._limited_until > time.monotonic()

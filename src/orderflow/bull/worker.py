@@ -20,7 +20,7 @@ from orderflow.settings import Settings
 log = structlog.get_logger(__name__)
 
 #: BullMQ waits this long after its connection fails; its own 15 s would be the outage.
-_RETRY_DELAY_MS = 1_000
+_RETRY_DELAY_MS = 250
 #: What closing may take after a drain that did not end; with Redis away it could be for ever.
 _CLOSE_TIMEOUT_S = 2.0
 

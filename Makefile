@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test bench check upgrade-check format clean node
+.PHONY: help run test chaos bench check upgrade-check format clean node
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -18,6 +18,9 @@ run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends
 
 test: $(VENV)/.dev node ## Set up and run all tests
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+chaos: $(VENV)/.dev ## Break a running shop in all ways there are, and count every order; ARGS="--runs 5"
+	@$(BIN)/orderflow chaos $(ARGS)
 
 bench: $(VENV)/.bench node ## Measure against Node and stock Python; ROW=name, PAIRS=n, QUICK=1
 	@$(BIN)/python -m bench.run $(ROW) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(SIZE),--size $(SIZE)) \

@@ -224,6 +224,39 @@ def rehearse(
     raise typer.Exit(status)
 
 
+@app.command()
+def chaos(
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be given again. --list names all.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="How often each scenario is run.")] = 1,
+    orders: Annotated[int, typer.Option(min=1, help="How many orders a run has at least.")] = 200,
+    seed: Annotated[
+        int | None, typer.Option(help="What the random moments follow from.", show_default="random")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="A new folder that data and logs are left in.")
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="Name the scenarios and end.")] = False,
+) -> None:
+    """Break a running shop in all ways there are, and say what was lost or done twice.
+
+    Needs the extra `rehearsal`. It starts servers and processes of its own, on your settings but
+    for the addresses; no money and no mail leaves the machine.
+
+    Exit status: 0 everything holds, 1 something does not, 2 refused, 130 interrupted.
+    """
+    try:
+        from orderflow.sandbox.chaos.run import Plan, list_scenarios, run_chaos
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is missing: pip install 'orderflow[rehearsal]'")
+    if list_them:
+        typer.echo("\n".join(list_scenarios()))
+        return
+    plan = Plan(scenario or (), runs, orders, seed, folder and folder.absolute())
+    raise typer.Exit(_checked(lambda: run_chaos(plan)))
+
+
 def _run(work: Coroutine[Any, Any, T]) -> T:
     return _checked(lambda: asyncio.run(work))
 

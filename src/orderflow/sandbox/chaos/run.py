@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
+import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import typer
 
@@ -17,6 +21,23 @@ from orderflow.sandbox.chaos.scenarios import SCENARIOS, Run, Scenario
 from orderflow.sandbox.chaos.stack import ChaosError, Stack, open_stack
 from orderflow.sandbox.chaos.verdict import Verdict, judge
 from orderflow.sandbox.servers import ServerError
+
+T = TypeVar("T")
+
+
+#: Exit statuses.
+_HOLDS, _FAILED, _REFUSED, _INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: all scenarios if none is named, from a random seed if none is given."""
+
+    names: Sequence[str] = ()
+    runs: int = 1
+    orders: int = 200
+    seed: int | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -29,42 +50,65 @@ class Outcome:
     p99_ms: float
 
 
-def run_chaos(
-    names: Sequence[str], *, runs: int, orders: int, seed: int, folder: Path | None
-) -> int:
-    """Run the scenarios, all unless named, and print their table; return the exit status.
+def list_scenarios() -> list[str]:
+    """Return a line a scenario: its name and what happens."""
+    return [f"{name:<18}{scenario.what}" for name, scenario in SCENARIOS.items()]
 
-    0: nothing lost, double or wrong. 1: something was, or a scenario did not happen. 2: an unknown
-    name, or the shop did not start.
+
+def run_chaos(plan: Plan) -> int:
+    """Run the scenarios of `plan` and print their table; return the exit status.
+
+    0: all that is judged holds. 1: something does not. 2: refused. 130: interrupted. Data and logs
+    stay in the plan's folder, and where something does not hold, also without one.
     """
-    unknown = [name for name in names if name not in SCENARIOS]
-    if unknown:
-        _say(f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
-        return 2
-    chosen = [SCENARIOS[name] for name in names or SCENARIOS]
-    # As root PostgreSQL runs as a user of its own, which must be able to go there.
-    with tempfile.TemporaryDirectory(prefix="orderflow-chaos-") as temporary:
-        place = folder or Path(temporary)
+    place = plan.folder or Path(tempfile.mkdtemp(prefix="orderflow-chaos-"))
+    try:
+        _check(plan)
         place.mkdir(parents=True, exist_ok=True)
-        try:
-            outcomes = asyncio.run(_run_all(chosen, runs, orders, seed, place))
-        except (ChaosError, ServerError) as error:
-            _say(f"orderflow chaos: {error}")
-            return 2
+        # PostgreSQL must be able to go there, which as root is a user of its own.
+        place.chmod(0o755)
+        outcomes = asyncio.run(_until_signal(_run_all(plan, place)))
+    except (ChaosError, ServerError) as error:
+        _say(f"orderflow chaos: {error}")
+        return _REFUSED
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return _INTERRUPTED
     _say("\n" + "\n".join(table(outcomes)))
-    return 0 if all(outcome.verdict.holds for outcome in outcomes) else 1
+    holds = all(outcome.verdict.holds for outcome in outcomes)
+    if holds and plan.folder is None:
+        shutil.rmtree(place)
+    else:
+        _say(f"Data and logs are in {place}")
+    return _HOLDS if holds else _FAILED
 
 
-async def _run_all(
-    chosen: Sequence[Scenario], runs: int, orders: int, seed: int, folder: Path
-) -> list[Outcome]:
+def _check(plan: Plan) -> None:
+    unknown = [name for name in plan.names if name not in SCENARIOS]
+    if unknown:
+        there_are = ", ".join(SCENARIOS)
+        raise ChaosError(f"no such scenario: {', '.join(unknown)}; there are {there_are}")
+    if plan.folder and plan.folder.exists() and any(plan.folder.iterdir()):
+        raise ChaosError(f"{plan.folder} is not empty: what is in there would be counted too")
+
+
+async def _until_signal(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work`; a signal that asks for the end lets it stop what it started."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
+async def _run_all(plan: Plan, folder: Path) -> list[Outcome]:
+    seed = secrets.randbelow(1_000_000) if plan.seed is None else plan.seed
     outcomes = []
     async with open_stack(folder) as stack:
-        _say(f"seed {seed}; a run can be had again by --seed and --scenario")
-        for scenario in chosen:
-            _say(f"{scenario.name}: {scenario.what}")
-            for number in range(runs):
-                outcome = await run_scenario(stack, scenario, orders, seed + number)
+        _say(f"seed {seed}: --seed and --scenario have the same moments again")
+        for name in plan.names or SCENARIOS:
+            scenario = SCENARIOS[name]
+            _say(f"{name}: {scenario.what}")
+            for number in range(plan.runs):
+                outcome = await run_scenario(stack, scenario, plan.orders, seed + number)
                 outcomes.append(outcome)
                 _say(_told(outcome))
     return outcomes

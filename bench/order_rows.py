@@ -69,7 +69,7 @@ def _make_backlog(lab: Lab, orders: int) -> _Backlog:
     for row in rows:
         job = payment_job(str(row["id"]), str(row["order_id"]), row["method"], row["amount"])
         options = {"jobId": job.job_id, "priority": 1}
-        jobs.append({"name": job.name.value, "data": job.data.to_json(), "opts": options})
+        jobs.append({"name": job.name.value, "data": job.data, "opts": options})
     return _Backlog(database, jobs)
 
 

@@ -166,7 +166,7 @@ async def test_our_own_jobs_are_those_of_the_node_design(
         redis.delete(key)
     priority = {"high": 1, "medium": 10, "low": 20}[job.priority]
     options = NODE_OPTIONS | {"jobId": job.job_id, "priority": priority, "timestamp": WHEN}
-    node.add(job.queue, job.name.value, job.data.to_json(), options)
+    node.add(job.queue, job.name.value, job.data, options)
     theirs = contents(redis, settings.queue_prefix, job.queue)
     # Node was told the time as an option, so it is kept as one.
     expected = leaves(theirs)
@@ -207,7 +207,7 @@ async def test_node_runs_what_we_add(node, resources, keys):
         assert ran == {
             "id": job.job_id,
             "name": job.name.value,
-            "data": job.data.to_json(),
+            "data": job.data,
             "attempt": 1,
         }
         node.ask("stopWorker", queue=job.queue)

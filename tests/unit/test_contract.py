@@ -15,6 +15,7 @@ from orderflow.contract import (
     JOB_OPTIONS,
     JobName,
     OrderConfirmationJob,
+    PaymentFailedJob,
     PaymentJob,
     PaymentMethod,
     Priorities,
@@ -67,7 +68,7 @@ def test_the_payment_job():
     job = payment_job(PAYMENT, ORDER, "card", Decimal("12.30"))
     assert (job.queue, job.name, job.priority) == ("payment-processing", "process-payment", "high")
     assert job.job_id == f"payment-{PAYMENT}"
-    assert job.data.to_json() == {
+    assert job.data == {
         "paymentId": PAYMENT,
         "orderId": ORDER,
         "paymentData": {"method": "card", "amount": "12.30"},
@@ -82,15 +83,28 @@ def test_the_notification_jobs():
         "high",
     )
     assert confirmation.job_id == f"order-confirmation-{ORDER}"
-    assert confirmation.data.to_json() == {"orderId": ORDER, "userId": "user-1"}
+    assert confirmation.data == {"orderId": ORDER, "userId": "user-1"}
     failed = payment_failed_job(ORDER, "user-1", "card_declined")
     assert (failed.name, failed.priority) == ("payment-failed", "medium")
     assert failed.job_id == f"payment-failed-{ORDER}"
-    assert failed.data.to_json() == {
+    assert failed.data == {
         "orderId": ORDER,
         "userId": "user-1",
         "reason": "card_declined",
     }
+
+
+@pytest.mark.parametrize(
+    ("job", "payload"),
+    [
+        (payment_job(PAYMENT, ORDER, "cash", Decimal("1234567890.00")), PaymentJob),
+        (order_confirmation_job("42", None), OrderConfirmationJob),
+        (payment_failed_job("42", "zoë", "no “funds”"), PaymentFailedJob),
+    ],
+)
+def test_our_jobs_have_the_data_of_their_payload(job, payload):
+    read = payload.model_validate(job.data)
+    assert read.model_dump(mode="json", by_alias=True) == job.data
 
 
 @pytest.mark.parametrize(

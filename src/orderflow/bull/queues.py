@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -14,9 +15,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from orderflow.breaker import BreakerOpen, CircuitBreaker
+from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage, outage_key
 from orderflow.bull.connection import connect_producer
 from orderflow.bull.producer import NodeQueue
+from orderflow.bull.scripts import to_json
 from orderflow.bull.trace import current_carrier
 from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
 from orderflow.settings import Settings
@@ -83,7 +85,7 @@ class JobQueues:
         await self.queue(job.queue).scripts.add_prioritized(
             job.name.value,
             job.job_id,
-            job.data.to_json_text(),
+            to_json(job.data),
             self._priorities.number(job.priority),
             _OPTIONS if carrier is None else _OPTIONS | {"tm": carrier},
         )
@@ -246,6 +248,22 @@ class JobQueues:
             numbers.append(int(found[0][1]) // _PRIORITY_STEP)
         return numbers
 
+    async def tell_of_outage(self, breaker: str, outage: Outage | None) -> None:
+        """Show that this process's breaker is open, or with None that it is closed.
+
+        It is shown until then, or until nothing was heard of it for a while; processes share the
+        place. While Redis is away nothing is shown.
+        """
+        key = outage_key(self._prefix, breaker)
+        try:
+            if outage is None:
+                await self._client.delete(key)
+            else:
+                rest = outage.until - datetime.now(UTC)
+                await self._client.set(key, outage.to_json(), px=rest + _OUTAGE_SHOWN)
+        except (RedisError, OSError) as error:
+            log.debug("outage not shown", breaker=breaker, reason=type(error).__name__)
+
     async def ping(self) -> None:
         """Return when Redis answers. Raises redis.RedisError."""
         await self._client.ping()
@@ -268,6 +286,8 @@ _LEVEL_AGE_S = 0.1
 _FAILED_OFFERS = 3
 _OFFERS_REST_S = 1.0
 _LAST_LOOK_S = 0.01
+#: What is tried in vain after a rest takes its time, too.
+_OUTAGE_SHOWN = timedelta(seconds=15)
 _OPTIONS = JOB_OPTIONS.to_bullmq()
 _PRIORITIES_LOOKED_AT = 20
 _PRIORITY_STEP = 2**32

@@ -47,7 +47,7 @@ async def carry(order: tuple[Checkout, str, IdempotencyKey], resources: Resource
         ("payment", payment_job(payment_id, order_id, checkout.payment_method, receipt.total)),
         ("notification", order_confirmation_job(order_id, user_id)),
     ):
-        await perform_job(worker, job.name.value, job.data.to_json(), resources)
+        await perform_job(worker, job.name.value, job.data, resources)
     return receipt
 
 

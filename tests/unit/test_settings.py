@@ -124,3 +124,8 @@ def test_the_priorities_are_settings():
     assert Settings().priorities == Priorities(1, 10, 20)
     old_node = Settings(priority_high=20, priority_medium=10, priority_low=1)
     assert old_node.priorities == Priorities(20, 10, 1)
+
+
+def test_a_dead_workers_jobs_are_with_another_within_five_seconds():
+    settings = Settings()
+    assert settings.worker_lock_ms + 2 * settings.worker_stalled_interval_ms <= 5_000

@@ -5,9 +5,12 @@ It does no I/O and has no lock: all calls are made from one event loop.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 
 
 class BreakerOpen(Exception):
@@ -43,8 +46,9 @@ class CircuitBreaker:
         self._rest_s = rest_s
         self._rests_until = 0.0
         self._probing = False
-        self._changes = 0
         self.is_open = False
+        #: How often it opened, anew or again, and closed.
+        self.changes = 0
 
     @property
     def retry_after_s(self) -> float:
@@ -76,16 +80,31 @@ class CircuitBreaker:
             raise
         self._succeeded(change)
 
+    @contextmanager
+    def watch(self, *failures: type[Exception]) -> Iterator[None]:
+        """Let a call be made whose failures count as in `attempt`, and whose success says nothing.
+
+        Any number of them is let through once the rest is over. Raises BreakerOpen.
+        """
+        if self.retry_after_s > 0:
+            raise BreakerOpen(self.retry_after_s)
+        change = self.changes
+        try:
+            yield
+        except failures:
+            self._failed(change)
+            raise
+
     def _admit(self) -> int:
         """Return the change since which the call counts."""
         if self.is_open:
             if self._probing or self.retry_after_s > 0:
                 raise BreakerOpen(self.retry_after_s)
             self._probing = True
-        return self._changes
+        return self.changes
 
     def _failed(self, change: int) -> None:
-        if change != self._changes:
+        if change != self.changes:
             return
         self._in_a_row += 1
         if self.is_open:
@@ -95,7 +114,7 @@ class CircuitBreaker:
         self._change(is_open=True)
 
     def _succeeded(self, change: int) -> None:
-        if change != self._changes:
+        if change != self.changes:
             return
         self._in_a_row = 0
         if self.is_open:
@@ -103,11 +122,37 @@ class CircuitBreaker:
             self._change(is_open=False)
 
     def _gave_up(self, change: int) -> None:
-        if change == self._changes:
+        if change == self.changes:
             self._probing = False
 
     def _change(self, *, is_open: bool) -> None:
-        self._changes += 1
+        self.changes += 1
         self._probing = False
         self.is_open = is_open
         self._rests_until = self._clock() + self._rest_s
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What is told in Redis of a breaker that is open: why, since when, and until when it rests."""
+
+    reason: str
+    since: datetime
+    until: datetime
+
+    def to_json(self) -> str:
+        """Return the text that is kept in Redis."""
+        times = {"since": self.since.isoformat(), "until": self.until.isoformat()}
+        return json.dumps({"state": "open", "reason": self.reason, **times})
+
+    @classmethod
+    def from_json(cls, text: str) -> Outage:
+        """Read what was kept."""
+        kept = json.loads(text)
+        times = (datetime.fromisoformat(kept[name]) for name in ("since", "until"))
+        return cls(kept["reason"], *times)
+
+
+def outage_key(prefix: str, breaker: str) -> str:
+    """Return the key in Redis that is there while a breaker is open: no key of BullMQ's."""
+    return f"{prefix}:orderflow:breaker:{breaker}"

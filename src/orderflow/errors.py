@@ -65,6 +65,10 @@ class GatewayUnavailable(OrderflowError):
     """The payment gateway gave no outcome: {reason}. The payment stays open and is asked about."""
 
 
+class GatewayResting(GatewayUnavailable):
+    """The payment gateway is left alone for {retry_after_s:.1f} s more: {reason}."""
+
+
 class GatewayRefused(OrderflowError):
     """The payment gateway refuses this request as wrong: {reason}."""
 

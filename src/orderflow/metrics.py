@@ -11,6 +11,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from redis import Redis
 from redis.exceptions import RedisError
 
+from orderflow.breaker import outage_key
+
+#: The breakers that processes tell of.
+BREAKERS = ("gateway",)
 #: BullMQ's states, and the keys whose sizes add up to each. Jobs with a priority wait in a sorted
 #: set of their own; a queue that an older Node service paused keeps its jobs in `paused`.
 STATES: Mapping[str, Sequence[tuple[str, str]]] = {
@@ -40,22 +44,25 @@ class QueueCollector:
         """Give the metrics of this moment, in one round trip to Redis."""
         up = GaugeMetricFamily("orderflow_redis_up", "Whether Redis answered this scrape.")
         try:
-            sizes = self._sizes()
+            replies = self._ask()
         except (RedisError, OSError):
             up.add_metric([], 0)
             yield up
             return
         up.add_metric([], 1)
         yield up
-        yield self._job_counts(sizes)
+        yield self._job_counts(replies)
+        yield self._breakers(replies)
 
-    def _sizes(self) -> Iterator[int]:
+    def _ask(self) -> Iterator[int]:
         pipeline = self._client.pipeline(transaction=False)
         for queue in self._queues:
             for keys in STATES.values():
                 for key, kind in keys:
                     name = f"{self._prefix}:{queue}:{key}"
                     pipeline.llen(name) if kind == "list" else pipeline.zcard(name)
+        for breaker in BREAKERS:
+            pipeline.exists(outage_key(self._prefix, breaker))
         return iter(pipeline.execute())
 
     def _job_counts(self, sizes: Iterator[int]) -> GaugeMetricFamily:
@@ -66,3 +73,13 @@ class QueueCollector:
             for state, keys in STATES.items():
                 counts.add_metric([queue, state], sum(next(sizes) for _ in keys))
         return counts
+
+    def _breakers(self, replies: Iterator[int]) -> GaugeMetricFamily:
+        breakers = GaugeMetricFamily(
+            "orderflow_breaker_open",
+            "Whether a process leaves this alone because it failed.",
+            labels=["breaker"],
+        )
+        for breaker in BREAKERS:
+            breakers.add_metric([breaker], next(replies))
+        return breakers

@@ -17,11 +17,12 @@ from bullmq import UnrecoverableError
 from pydantic import BaseModel, ValidationError
 
 from orderflow.bull.queues import Schedule
-from orderflow.bull.slots import is_cancelled_from_outside
+from orderflow.bull.slots import Postponed, is_cancelled_from_outside
 from orderflow.bull.worker import Delivery
 from orderflow.errors import (
     AmountMismatch,
     GatewayRefused,
+    GatewayResting,
     InvalidPayload,
     JobTimedOut,
     MethodMismatch,
@@ -94,12 +95,16 @@ class QueueWorker:
     async def process(self, delivery: Delivery, resources: Resources) -> Result:
         """Run one delivery to its result.
 
-        Raises bullmq.UnrecoverableError where trying again cannot help, or else the error of
-        the attempt; its message is never empty, since it is all that a person will see.
+        Raises bullmq.UnrecoverableError where trying again cannot help, Postponed where it has
+        to wait at no cost of an attempt, or else the error of the attempt; its message is never
+        empty, since it is all that a person will see.
         """
         with log_context(_log_context(delivery)):
             try:
                 return await self._run(delivery, resources)
+            except GatewayResting as error:
+                log.debug("job postponed", reason=str(error))
+                raise Postponed(error.retry_after_s) from error
             except FATAL as error:
                 log.warning("job refused", reason=str(error))
                 raise UnrecoverableError(str(error)) from error

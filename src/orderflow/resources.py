@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
+from orderflow.breaker import CircuitBreaker
 from orderflow.bull.queues import JobQueues, open_queues
 from orderflow.db import Database, open_database
 from orderflow.gateways import Gateway
+from orderflow.gateways.guarded import GuardedGateway
 from orderflow.gateways.sandbox import open_gateway
 from orderflow.senders import Sender
 from orderflow.senders.messages import Templates
@@ -36,6 +39,9 @@ class Outside:
     gateway: Gateway
     senders: tuple[Sender, ...]
 
+
+#: A gateway that stays down is asked again after so many times the first rest.
+_LONGEST_REST = 16
 
 #: Opens the outside world that the settings describe; its end closes it.
 OpenOutside = Callable[[Settings], AbstractAsyncContextManager[Outside]]
@@ -68,10 +74,16 @@ async def open_resources(
             settings=settings,
             db=db,
             queues=queues,
-            gateway=outside.gateway,
+            gateway=_guarded(outside.gateway, settings, queues),
             senders=outside.senders,
             templates=Templates(),
         )
+
+
+def _guarded(gateway: Gateway, settings: Settings, queues: JobQueues) -> GuardedGateway:
+    rest_s = settings.gateway_breaker_rest_ms / 1000
+    breaker = CircuitBreaker(settings.gateway_breaker_failures, rest_s, _LONGEST_REST * rest_s)
+    return GuardedGateway(gateway, breaker, partial(queues.tell_of_outage, "gateway"))
 
 
 def _senders(settings: Settings) -> tuple[Sender, ...]:

@@ -112,6 +112,8 @@ class Settings(BaseSettings):
     gateway_url: str = "http://127.0.0.1:8010"
     gateway_api_key: SecretStr | None = None
     gateway_timeout_ms: Milliseconds = 10_000
+    gateway_breaker_failures: int = Field(default=10, ge=1, le=1_000)
+    gateway_breaker_rest_ms: Milliseconds = 1_000
     default_currency: str = Field(default="EUR", pattern=r"^[A-Z]{3}$")
 
     # Mail and SMS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from tests.integration.conftest import PATIENCE_S
 
+from orderflow.bull.slots import Postponed
 from orderflow.sandbox.servers import free_port, start_redis
 
 
@@ -107,3 +109,51 @@ async def test_a_pause_ends_when_the_jobs_do_and_a_resume_goes_on(redis_server, 
         return await bench.redis.llen(f"{bench.prefix}:wait") == 0
 
     await bench.until(all_ended)
+
+
+async def test_a_postponed_job_costs_no_attempt_and_no_other_is_taken_until_then(
+    redis_server, probe
+):
+    rest_s = 0.4
+    began: list[tuple[str, float]] = []
+
+    async def process(job: Any, _token: str) -> dict[str, Any]:
+        began.append((job.id, time.monotonic()))
+        if len(began) == 1:
+            raise Postponed(rest_s)
+        return {}
+
+    bench = probe(redis_server.url, "postponed", process, concurrency=1)
+    await bench.worker.pause()
+    for name, priority in (("first", 1), ("low", 20), ("high", 1)):
+        await bench.queue.add("probe", {}, {"jobId": name, "priority": priority, "attempts": 3})
+    bench.worker.resume()
+    await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:completed", "low"))
+
+    # It comes back with its own priority: behind its like, and before what is less.
+    assert [name for name, _ in began] == ["first", "high", "first", "low"]
+    assert began[1][1] - began[0][1] >= rest_s
+    kept = await bench.redis.hgetall(f"{bench.prefix}:first")
+    assert (kept["atm"], kept["ats"], kept["priority"]) == ("1", "2", "1")
+    assert "failedReason" not in kept
+
+
+async def test_a_job_that_ends_while_the_worker_rests_brings_no_other(redis_server, probe):
+    may_end = asyncio.Event()
+    began: list[str] = []
+
+    async def process(job: Any, _token: str) -> dict[str, Any]:
+        began.append(job.id)
+        await may_end.wait()
+        return {}
+
+    bench = probe(redis_server.url, "resting", process, concurrency=1)
+    await bench.queue.add("probe", {}, {"jobId": "first"})
+    await bench.queue.add("probe", {}, {"jobId": "second"})
+    await bench.until(lambda: bench.redis.llen(f"{bench.prefix}:active"))
+    bench.worker.rest(0.4)
+    may_end.set()
+    await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:completed", "first"))
+    assert await bench.redis.llen(f"{bench.prefix}:wait") == 1
+    await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:completed", "second"))
+    assert began == ["first", "second"]

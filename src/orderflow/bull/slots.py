@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -49,6 +50,14 @@ _PASSING = (
 )
 
 
+class Postponed(Exception):
+    """Raised by a processor: this job, and any other, has to wait, which is no failed attempt."""
+
+    def __init__(self, after_s: float) -> None:
+        super().__init__(f"postponed by {after_s:.3f} s")
+        self.after_s = after_s
+
+
 class SlotWorker(Worker):  # type: ignore[misc]
     """Runs the jobs of one queue, at most `concurrency` at a time.
 
@@ -59,6 +68,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
 
     running: bool
     paused: bool
+    drained: bool
     _client_name_set: bool
 
     def __init__(self, name: str, processor: Processor, opts: dict[str, Any]) -> None:
@@ -133,6 +143,10 @@ class SlotWorker(Worker):  # type: ignore[misc]
         self.closed = True
         self.emit("closed")
 
+    def rest(self, seconds: float) -> None:
+        """Take no job for so long; those that run go on."""
+        self._limited_until = max(self._limited_until, time.monotonic() + seconds)
+
     def _block_on(self, connection: RedisConnection) -> None:
         self.backend.blocking_connection = self.blockingRedisConnection = connection
         self.bclient = connection.conn
@@ -177,7 +191,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
                 return None
             try:
                 await self._ensure_client_names()
-                if self._rests() and not await self._wait():
+                if (self.drained or self._is_limited()) and not await self._wait():
                     return None
                 token = self._next_token()
                 return await self._received(
@@ -195,15 +209,15 @@ class SlotWorker(Worker):  # type: ignore[misc]
         longest: float = super().getBlockTimeout(block_until)
         return min(longest, BLOCK_S)
 
-    def _rests(self) -> bool:
-        return self.drained or self._limited_until > time.monotonic()
+    def _is_limited(self) -> bool:
+        return self._limited_until > time.monotonic()
 
     async def _wait(self) -> bool:
         """Wait until there may be a job; False if it is not yet time to look."""
         limited_s = self._limited_until - time.monotonic()
         if limited_s > 0:
             await self._rest(limited_s)
-            return not (self.closing or self.paused)
+            return self._fetches()
         self.waiting = asyncio.ensure_future(self.waitForJob())
         try:
             self.blockUntil = await self.waiting
@@ -213,7 +227,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
             return False
         finally:
             self.waiting = None
-        return bool(self.blockUntil <= time.time() * 1000)
+        return bool(self.blockUntil <= time.time() * 1000) and not self._is_limited()
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, unless a pause or the close wakes us."""
@@ -244,7 +258,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
             return None
         data, job_id, limited_ms, delayed_until = reply
         if limited_ms and limited_ms > 0:
-            self._limited_until = time.monotonic() + limited_ms / 1000
+            self.rest(limited_ms / 1000)
             return None
         try:
             job = await self.nextJobFromJobData(
@@ -285,6 +299,9 @@ class SlotWorker(Worker):  # type: ignore[misc]
                         result = await self._process(job, token, controller)
             except (DelayedError, WaitingChildrenError):
                 return None
+            except Postponed as postponed:
+                await self._postpone(job, token, postponed.after_s)
+                return None
             except _LostJob as lost:
                 self.emit("error", lost)
                 return None
@@ -309,10 +326,23 @@ class SlotWorker(Worker):  # type: ignore[misc]
             return await self.processor(job, token, controller.signal)
         return await self.processor(job, token)
 
+    async def _postpone(self, job: Job, token: str, after_s: float) -> None:
+        """Put a job off without counting an attempt, and take no other until then."""
+        self.rest(after_s)
+
+        async def put_off() -> None:
+            now, delay_ms = round(time.time() * 1000), math.ceil(after_s * 1000)
+            await self.backend.moveToDelayed(job.id, now, delay_ms, token, {"skipAttempt": True})
+
+        try:
+            await self._until_recorded(put_off)
+        except _LostJob as lost:
+            self.emit("error", lost)
+
     async def _end_completed(self, job: Job, token: str, result: Any) -> Job | None:
         async def complete() -> list[Any] | None:
             keep = job.opts.get("removeOnComplete", False)
-            moved = await self.backend.moveToCompleted(job, result, keep, token, self._goes_on())
+            moved = await self.backend.moveToCompleted(job, result, keep, token, self._fetches())
             return moved["result"] if moved else None
 
         try:
@@ -366,7 +396,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
         if delay_ms is None:
             keep = job.opts.get("removeOnFail", False) if keep is None else keep
             moved = await self.backend.moveToFailed(
-                job, reason, keep, token, self._goes_on(), fields
+                job, reason, keep, token, self._fetches(), fields
             )
             return moved["result"] if moved else None
         extra = {"fieldsToUpdate": fields}
@@ -410,6 +440,10 @@ class SlotWorker(Worker):  # type: ignore[misc]
 
     def _goes_on(self) -> bool:
         return not (self.closing or self.paused)
+
+    def _fetches(self) -> bool:
+        """Say whether the next job is to be taken with the end of one."""
+        return self._goes_on() and not self._is_limited()
 
     async def _next(self, reply: list[Any] | None, token: str) -> Job | None:
         """Go on with what the end of a job brought: its lock has the same token."""

@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from orderflow.breaker import Outage, outage_key
 from orderflow.bull.connection import connect_producer
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.queues import JobQueues
@@ -223,6 +224,23 @@ async def paused(site: RedisSite) -> Findings:
     return findings or [ok("paused", "No queue is paused")]
 
 
+async def gateway(site: RedisSite) -> Findings:
+    """Say whether workers leave the payment gateway alone, and why."""
+    told = await site.client.get(outage_key(site.settings.queue_prefix, "gateway"))
+    if told is None:
+        return [ok("gateway", "No worker tells that the payment gateway is away")]
+    outage = Outage.from_json(str(told))
+    return [
+        warn(
+            "gateway",
+            f"Payments wait: the gateway has failed since {outage.since:%Y-%m-%d %H:%M:%S} UTC "
+            f"({outage.reason}), and is asked again at {outage.until:%H:%M:%S}",
+            "Look at the gateway, GATEWAY_URL and GATEWAY_API_KEY; payments go on by themselves "
+            "once it answers",
+        )
+    ]
+
+
 async def workers(site: RedisSite) -> Findings:
     """Say who works on each queue, and in which language."""
     clients = await site.client.client_list()
@@ -254,6 +272,7 @@ REDIS_CHECKS: Sequence[Callable[[RedisSite], Awaitable[Findings]]] = (
     prefix,
     priorities,
     paused,
+    gateway,
     workers,
 )
 

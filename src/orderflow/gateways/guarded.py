@@ -1,0 +1,81 @@
+"""A gateway that is left alone while it is down, so that payments do not use up their attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage
+from orderflow.errors import GatewayResting, GatewayUnavailable
+from orderflow.gateways import Charge, Gateway, Outcome
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+#: Tells others of the outage, or with None that it is over.
+Tell = Callable[[Outage | None], Awaitable[None]]
+_Guard = Callable[[type[Exception]], AbstractContextManager[None]]
+
+
+class GuardedGateway:
+    """Asks `gateway` while it answers, and raises GatewayResting while the breaker is open.
+
+    Only GatewayUnavailable is a failure: a refusal and a declined card are answers. A gateway may
+    tell of old charges and take no new ones, so it is a charge that closes the breaker.
+    """
+
+    def __init__(self, gateway: Gateway, breaker: CircuitBreaker, tell: Tell) -> None:
+        self._gateway = gateway
+        self._breaker = breaker
+        self._tell = tell
+        self._told = 0
+        self._reason = ""
+        self._since: datetime | None = None
+
+    async def charge(self, charge: Charge) -> Outcome:
+        """Take the money, or return what came of this key before."""
+        return await self._ask(self._breaker.attempt, partial(self._gateway.charge, charge))
+
+    async def find(self, key: str) -> Outcome | None:
+        """Return what came of the charge with this key, or None if there was none."""
+        return await self._ask(self._breaker.watch, partial(self._gateway.find, key))
+
+    async def _ask(self, guard: _Guard, ask: Callable[[], Awaitable[T]]) -> T:
+        was_open = self._breaker.is_open
+        try:
+            with guard(GatewayUnavailable):
+                return await ask()
+        except BreakerOpen as error:
+            raise self._resting(error.retry_after_s) from None
+        except GatewayUnavailable as error:
+            self._reason = error.reason
+            if self._breaker.is_open and not was_open:
+                # Of the many calls that meet the same outage only the first cost an attempt.
+                raise self._resting(self._breaker.retry_after_s) from error
+            raise
+        finally:
+            await self._tell_of_changes()
+
+    def _resting(self, retry_after_s: float) -> GatewayResting:
+        return GatewayResting(reason=self._reason, retry_after_s=retry_after_s)
+
+    async def _tell_of_changes(self) -> None:
+        if self._told == self._breaker.changes:
+            return
+        self._told = self._breaker.changes
+        if not self._breaker.is_open:
+            self._since = None
+            log.info("the payment gateway answers again")
+            await self._tell(None)
+            return
+        now = datetime.now(UTC)
+        if self._since is None:
+            self._since = now
+            log.warning("the payment gateway is left alone", reason=self._reason)
+        until = now + timedelta(seconds=self._breaker.retry_after_s)
+        await self._tell(Outage(self._reason, self._since, until))

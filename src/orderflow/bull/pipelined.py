@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -83,6 +84,17 @@ class PipelinedRedis(Redis):
             wire = await self._connected()
         return await wire.ask(packed)
 
+    async def send_all(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Send many commands for less than by `send`; an error stands in the place of its reply.
+
+        Raises redis.RedisError if none can be sent, and TypeError for what is no argument.
+        """
+        wire = self._wire
+        if wire is None or wire.closed:
+            wire = await self._connected()
+        replies = [wire.ask(hiredis.pack_command(tuple(command))) for command in commands]
+        return await asyncio.gather(*replies, return_exceptions=True)
+
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close all connections. Commands under way raise redis.ConnectionError."""
         if self._connecting is not None:
@@ -130,6 +142,15 @@ class _PipelinedScript(AsyncScript):
         except NoScriptError:
             await redis.script_load(self.script)
             return await redis.send(*command)
+
+    async def call_all(self, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        """Call the script for each keys and arguments; an error stands in the place of a reply."""
+        redis = cast(PipelinedRedis, self.registered_client)
+        # Once, and not for each call that Redis would answer that it does not know the script.
+        await redis.script_load(self.script)
+        return await redis.send_all(
+            ("EVALSHA", self.sha, len(keys), *keys, *args) for keys, args in calls
+        )
 
 
 class _Wire(asyncio.Protocol):

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage, outage_key
 from orderflow.bull.connection import connect_producer
 from orderflow.bull.producer import NodeQueue
-from orderflow.bull.scripts import to_json
+from orderflow.bull.scripts import ReadyJob
 from orderflow.bull.trace import current_carrier
 from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
 from orderflow.settings import Settings
@@ -81,18 +81,25 @@ class JobQueues:
 
     async def add(self, job: NewJob) -> None:
         """Add a job; a no-op while one with its id exists. Raises redis.RedisError."""
-        carrier = current_carrier()
-        await self.queue(job.queue).scripts.add_prioritized(
-            job.name.value,
-            job.job_id,
-            to_json(job.data),
-            self._priorities.number(job.priority),
-            _OPTIONS if carrier is None else _OPTIONS | {"tm": carrier},
-        )
+        await self.queue(job.queue).scripts.add_prioritized(self._ready(job))
 
     async def add_all(self, jobs: Iterable[NewJob]) -> None:
         """Add many jobs at once. Raises redis.RedisError; some may have been added then."""
-        await asyncio.gather(*map(self.add, jobs))
+        by_queue: dict[str, list[ReadyJob]] = {}
+        for job in jobs:
+            by_queue.setdefault(job.queue, []).append(self._ready(job))
+        for queue, ready in by_queue.items():
+            await self.queue(queue).scripts.add_all_prioritized(ready)
+
+    def _ready(self, job: NewJob) -> ReadyJob:
+        carrier = current_carrier()
+        return ReadyJob(
+            job.name.value,
+            job.job_id,
+            job.data,
+            self._priorities.number(job.priority),
+            _OPTIONS if carrier is None else _OPTIONS | {"tm": carrier},
+        )
 
     async def offer(self, job: NewJob) -> bool:
         """Add a job whose row is committed, or leave it to the reconciler.

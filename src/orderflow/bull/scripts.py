@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -42,6 +44,17 @@ def to_json(data: Any) -> str:
         # Half of a surrogate pair is no text; as an escape it travels.
         return json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyJob:
+    """A job with a priority, its options those that Redis keeps."""
+
+    name: str
+    job_id: str
+    data: Any
+    priority: int
+    opts: Mapping[str, Any]
 
 
 class NodeScripts(Scripts):  # type: ignore[misc]
@@ -82,22 +95,33 @@ class NodeScripts(Scripts):  # type: ignore[misc]
             )
         return reply
 
-    async def add_prioritized(
-        self, name: str, job_id: str, data: str, priority: int, opts: dict[str, Any]
-    ) -> None:
-        """Add a job whose data is JSON text already. Raises TypeError where BullMQ refuses it.
+    async def add_prioritized(self, job: ReadyJob) -> None:
+        """Add a job. Raises TypeError where BullMQ refuses it.
 
         It writes what `addJob` writes, without a Job object: most of the work of an add.
         """
+        keys, args = self._prioritized(job)
+        self._check_added(job, await self.commands["addPrioritizedJob"](keys=keys, args=args))
+
+    async def add_all_prioritized(self, jobs: Sequence[ReadyJob]) -> None:
+        """Add many jobs. Raises the first error as `add_prioritized` does, after all were tried."""
+        replies = await self.commands["addPrioritizedJob"].call_all(map(self._prioritized, jobs))
+        for job, reply in zip(jobs, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise reply
+            self._check_added(job, reply)
+
+    def _prioritized(self, job: ReadyJob) -> tuple[list[str], list[Any]]:
         packed = msgpack.packb(
-            [self.keys[""], job_id, name, _now_ms(), None, None, None, None, None]
+            [self.keys[""], job.job_id, job.name, _now_ms(), None, None, None, None, None]
         )
-        opts = {**opts, "jobId": job_id, "priority": priority}
-        reply = await self.commands["addPrioritizedJob"](
-            keys=self.getKeys(_PRIORITIZED_KEYS), args=[packed, data, msgpack.packb(opts), priority]
-        )
+        opts = {**job.opts, "jobId": job.job_id, "priority": job.priority}
+        args = [packed, to_json(job.data), msgpack.packb(opts), job.priority]
+        return self.getKeys(_PRIORITIZED_KEYS), args
+
+    def _check_added(self, job: ReadyJob, reply: Any) -> None:
         if isinstance(reply, int) and reply < 0:
-            raise self.finishedErrors({"code": reply, "jobId": job_id, "command": "addJob"})
+            raise self.finishedErrors({"code": reply, "jobId": job.job_id, "command": "addJob"})
 
     def addJobArgs(self, job: Job) -> list[Any]:  # noqa: N802
         """Return the packed arguments of every add, in the order that the scripts read them."""

@@ -104,13 +104,15 @@ class Lookout:
         ]
 
     async def _word(self, row: Row, job: NewJob, state: JobState) -> Word:
-        """Ask the gateway, whose word on money is better than that of a job in Redis."""
-        word = await self._gateway_word(row) if can_be_charged(row) else NoWord.NO_CHARGE
+        word = await self.word_of_gateway(row)
         if word is NoWord.NO_CHARGE and state is JobState.COMPLETED:
             return _outcome(await self._queues.result(job)) or word
         return word
 
-    async def _gateway_word(self, row: Row) -> Word:
+    async def word_of_gateway(self, row: Row) -> Word:
+        """Ask the gateway, whose word on money is better than that of a job in Redis."""
+        if not can_be_charged(row):
+            return NoWord.NO_CHARGE
         if self._unanswered >= _UNANSWERED_AT_MOST:
             return NoWord.NO_ANSWER
         key = row["payment_external_id"] or str(row["payment_id"])

@@ -16,7 +16,7 @@ from orderflow.db import Database
 from orderflow.errors import DatabaseRefused
 from orderflow.gateways import Approved, Declined, Gateway
 from orderflow.orders import OPEN_ORDER, OrderStatus
-from orderflow.reconcile.decide import Action, Rules
+from orderflow.reconcile.decide import Action, NoWord, Rules
 from orderflow.reconcile.look import AT_ONCE, Case, Lookout
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ async def run_once(
                 group.create_task(run.carry_out(QueueName.PAYMENTS, OPEN_ORDER))
                 group.create_task(run.carry_out(QueueName.NOTIFICATIONS, _ENDED_ORDER))
         except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+            raise _first_of(failed) from None
         run.counts.keys_purged = len(await db.fetch("purge_idempotency_keys", 1_000))
     log.info("reconciled", **run.counts.to_json())
     return run.counts
@@ -100,13 +100,19 @@ class _Run:
     async def carry_out(self, queue: QueueName, statuses: Collection[OrderStatus]) -> None:
         """Do what is to be done about the orders in `statuses`, whose jobs are in `queue`."""
         patience = _Patience(self._ends_at)
-        async for cases in self._lookout.pages(statuses):
-            self.counts.unsettled += len(cases)
-            self.counts.put_off += sum(case.decision.action is Action.WAIT for case in cases)
-            await self._do_each([c for c in cases if c.decision.action not in _PUTS | _IDLE])
-            await self._feed(queue, [c for c in cases if c.decision.action in _PUTS], patience)
-            if patience.is_over:
-                break
+        feeding: asyncio.Task[None] | None = None
+        async with asyncio.TaskGroup() as group:
+            async for cases in self._lookout.pages(statuses):
+                self.counts.unsettled += len(cases)
+                self.counts.put_off += sum(case.decision.action is Action.WAIT for case in cases)
+                await self._do_each([c for c in cases if c.decision.action not in _PUTS | _IDLE])
+                # Redis takes the jobs of one page while the next is looked at.
+                if feeding is not None:
+                    await feeding
+                if patience.is_over:
+                    break
+                puts = [case for case in cases if case.decision.action in _PUTS]
+                feeding = group.create_task(self._feed(queue, puts, patience))
 
     async def _feed(self, queue: QueueName, cases: Sequence[Case], patience: _Patience) -> None:
         """Put the jobs into their queue as it has room for them, in order."""
@@ -181,8 +187,17 @@ class _Run:
         # look at our rows before it charges, would not be held up by what is written there.
         if case.state is not JobState.MISSING and not await self._queues.remove(case.job):
             return False
+        # Asked again, now that no worker gets the job: the first answer may be of a while ago.
+        if await self._lookout.word_of_gateway(case.row) is not NoWord.NO_CHARGE:
+            return False
         charge_at_most_s = self._rules.charge_at_most.total_seconds()
         return await expire_payment(case.row["payment_id"], charge_at_most_s, self._db)
+
+
+def _first_of(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class _Patience:

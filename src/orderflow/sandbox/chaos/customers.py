@@ -19,7 +19,7 @@ from orderflow.sandbox.tokens import make_token
 
 _CUSTOMERS_AT_ONCE = 12
 #: A customer looks around before ordering.
-_LONGEST_THOUGHT_S = 0.1
+_LONGEST_THOUGHT_S = 0.6
 _ANSWER_TIMEOUT_S = 10.0
 _TRY_AGAIN_AFTER_S = 0.2
 _PATIENCE_S = 60.0

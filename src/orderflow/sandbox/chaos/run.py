@@ -65,8 +65,6 @@ def run_chaos(plan: Plan) -> int:
     try:
         _check(plan)
         place.mkdir(parents=True, exist_ok=True)
-        # PostgreSQL must be able to go there, which as root is a user of its own.
-        place.chmod(0o755)
         outcomes = asyncio.run(_until_signal(_run_all(plan, place)))
     except (ChaosError, ServerError) as error:
         _say(f"orderflow chaos: {error}")

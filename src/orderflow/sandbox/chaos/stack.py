@@ -56,7 +56,7 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes]
-    deaths: int = 0
+    comes_back: bool = True
 
 
 @dataclass
@@ -98,11 +98,14 @@ class Stack:
         """The folder of what the mail server took."""
         return self.folder / "mail"
 
-    def start(self, name: str, module: str, *args: str, **environment: str) -> None:
+    def start(
+        self, name: str, module: str, *args: str, comes_back: bool = True, **environment: str
+    ) -> None:
         """Start `python -m MODULE ARGS…` under a name."""
         command = [sys.executable, "-m", module, *args]
         given = self.environment | environment
-        self.programs[name] = Program(name, command, given, self._open(name, command, given))
+        process = self._open(name, command, given)
+        self.programs[name] = Program(name, command, given, process, comes_back)
 
     def kill(self, name: str) -> None:
         """End a process as a power cut would; it comes back."""
@@ -116,22 +119,22 @@ class Stack:
         """Let a frozen process go on."""
         self.programs[name].process.send_signal(signal.SIGCONT)
 
-    async def swap(self, name: str, module: str, *args: str, **environment: str) -> None:
+    async def swap(self, name: str, module: str, *args: str) -> None:
         """Drain a process and start another one in its place."""
-        old = self.programs.pop(name)
-        await _end(old.process)
-        self.start(name, module, *args, **environment)
+        await self.end(name)
+        self.start(name, module, *args)
+
+    async def end(self, name: str) -> None:
+        """Drain a process; it does not come back."""
+        await _end(self.programs.pop(name).process)
 
     async def wait_for_death(self, name: str, patience_s: float) -> bool:
         """Wait until a process dies; False if it did not."""
-        program = self.programs[name]
-        deaths = program.deaths
-        deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline:
-            if program.deaths > deaths:
-                return True
-            await asyncio.sleep(0.05)
-        return False
+        try:
+            await asyncio.to_thread(self.programs[name].process.wait, patience_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     async def restart_redis(self) -> None:
         """Start Redis on the data that its death left."""
@@ -155,12 +158,16 @@ class Stack:
     async def keep_running(self) -> None:
         """Start anew what dies, until cancelled."""
         while True:
-            for program in list(self.programs.values()):
-                if program.process.poll() is not None:
-                    await asyncio.sleep(_RESTART_AFTER_S)
-                    program.deaths += 1
+            dead = [
+                program
+                for program in self.programs.values()
+                if program.comes_back and program.process.poll() is not None
+            ]
+            await asyncio.sleep(_RESTART_AFTER_S if dead else 0.05)
+            for program in dead:
+                # One that was ended meanwhile has no place to come back to.
+                if self.programs.get(program.name) is program:
                     program.process = self._open(program.name, program.command, program.environment)
-            await asyncio.sleep(0.05)
 
     async def mend(self) -> None:
         """Bring all back to how a sound shop runs; return when it answers."""

@@ -66,7 +66,7 @@ class GatewayUnavailable(OrderflowError):
 
 
 class GatewayResting(GatewayUnavailable):
-    """The payment gateway is left alone for {retry_after_s:.1f} s more: {reason}."""
+    """The payment gateway is left alone for {retry_after_s} s more, since it failed: {reason}."""
 
 
 class GatewayRefused(OrderflowError):

@@ -13,12 +13,14 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
 import pytest
 from redis import Redis
 
+from orderflow.breaker import Outage
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.queues import JobQueues, open_queues
 from orderflow.contract import QueueName
@@ -432,6 +434,17 @@ async def test_jobs_that_a_5x_client_laid_aside(well, redis):
     assert (fault.check, fault.severity) == ("paused", Severity.WARNING)
     assert "order-processing: 3 jobs lie in the list `paused`" in fault.message
     assert "queue.resume()" in fault.fix
+
+
+async def test_a_gateway_that_is_left_alone(well):
+    since = datetime(2026, 3, 1, 12, 0, 7, tzinfo=UTC)
+    async with open_queues(well) as queues:
+        await queues.tell_of_outage("gateway", Outage("HTTP 500", since, datetime.now(UTC)))
+        fault = await only_fault(well)
+        assert (fault.check, fault.severity) == ("gateway", Severity.WARNING)
+        assert "since 2026-03-01 12:00:07 UTC (HTTP 500)" in fault.message
+        await queues.tell_of_outage("gateway", None)
+        assert worst(await examine(well)) is Severity.OK
 
 
 async def test_workers_by_language(well, own_redis):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from tests.conftest import start_program, wait_until
 
+from orderflow.breaker import Outage
 from orderflow.sandbox.servers import free_port, port_is_taken, start_redis
 
 QUEUES = {"payment-processing", "notifications", "order-processing"}
@@ -71,6 +73,15 @@ def test_each_state_counts_its_own_jobs(exporter, redis_server, settings):
         "waiting-children": 0,
     }
     assert counts["notifications", "waiting"] == 0
+
+
+async def test_a_gateway_that_is_left_alone_is_seen(exporter, resources):
+    assert scrape(exporter)["orderflow_breaker_open"] == {("gateway",): 0}
+    now = datetime.now(UTC)
+    await resources.queues.tell_of_outage("gateway", Outage("HTTP 500", now, now))
+    assert scrape(exporter)["orderflow_breaker_open"] == {("gateway",): 1}
+    await resources.queues.tell_of_outage("gateway", None)
+    assert scrape(exporter)["orderflow_breaker_open"] == {("gateway",): 0}
 
 
 async def test_a_checkout_is_seen_waiting(exporter, place):

@@ -62,7 +62,7 @@ class GuardedGateway:
             await self._tell_of_changes()
 
     def _resting(self, retry_after_s: float) -> GatewayResting:
-        return GatewayResting(reason=self._reason, retry_after_s=retry_after_s)
+        return GatewayResting(reason=self._reason, retry_after_s=round(retry_after_s, 3))
 
     async def _tell_of_changes(self) -> None:
         if self._told == self._breaker.changes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -14,8 +15,11 @@ from orderflow.sandbox.chaos.customers import Customers, Wish
 from orderflow.sandbox.chaos.scenarios import Run, scenario
 
 _AT_ONCE = 100
-_IDLE_CONNECTIONS = 500
 _SLOW_CONNECTIONS = 50
+_FLOODS = 2
+#: Those of the customers, the servers and the logs, with some to spare.
+_FILES_OF_OUR_OWN = 500
+_RUDE = Wish("rude@shop.example", "rude", "rude", {})
 
 
 @scenario(
@@ -53,24 +57,46 @@ async def _die_in_flight(run: Run, wish: Wish) -> None:
 
 @scenario(
     "rude-clients",
-    "Hundreds of idle connections, heads and bodies that never end, and bodies of 1 GB",
+    "Idle connections by the thousand, heads and bodies that never end, and bodies of 1 GB",
 )
 async def _rude_clients(run: Run) -> list[str]:
     async with contextlib.AsyncExitStack() as exits:
-        for _ in range(_IDLE_CONNECTIONS):
+        for _ in range(_idle_connections(run.orders)):
             await exits.enter_async_context(_connection(run))
         slow = [await exits.enter_async_context(_connection(run)) for _ in range(_SLOW_CONNECTIONS)]
-        wish = Wish("rude@shop.example", "rude", "rude", {})
         for number, writer in enumerate(slow):
-            head = _head(run.customers, wish, 1_000_000_000 if number % 3 == 0 else 100)
-            # Some never end their head, some their body, and some announce too much.
-            writer.write(head[:-20] if number % 3 == 1 else head)
+            writer.write(_unended(run, number))
+        floods = asyncio.gather(*(_flood(run) for _ in range(_FLOODS)))
         for _ in range(20):
             await asyncio.sleep(0.1)
             for writer in slow:
-                with contextlib.suppress(ConnectionError):
-                    writer.write(b"x")
-    return []
+                writer.write(b"x")
+        await floods
+    refused = [status for wish in run.customers.wishes for status in wish.statuses if status != 202]
+    return [f"others were answered {refused}, not 202"] if refused else []
+
+
+def _idle_connections(orders: int) -> int:
+    """Return how many: ten thousand, or fewer in a short run, or as the limit of files allows."""
+    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(0, min(10_000, 50 * orders, limit - _FILES_OF_OUR_OWN))
+
+
+def _unended(run: Run, number: int) -> bytes:
+    """Return a request that never ends its head, or its body, or that announces 1 GB."""
+    head = _head(run.customers, _RUDE, 1_000_000_000 if number % 3 == 0 else 100)
+    return head[:-20] if number % 3 == 1 else head
+
+
+async def _flood(run: Run) -> None:
+    """Send a body of 1 GB that was not announced, for as long as it is taken."""
+    async with _connection(run) as writer:
+        writer.write(_head(run.customers, _RUDE, None))
+        chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1_000):
+                writer.write(chunk)
+                await writer.drain()
 
 
 @contextlib.asynccontextmanager
@@ -83,11 +109,13 @@ async def _connection(run: Run) -> AsyncIterator[asyncio.StreamWriter]:
         writer.transport.abort()
 
 
-def _head(customers: Customers, wish: Wish, length: int) -> bytes:
+def _head(customers: Customers, wish: Wish, length: int | None) -> bytes:
+    """Return the head of a checkout; a body without a length comes in chunks."""
+    body = {"Transfer-Encoding": "chunked"} if length is None else {"Content-Length": str(length)}
     headers = customers.headers(wish) | {
         "Host": "127.0.0.1",
         "Content-Type": "application/json",
-        "Content-Length": str(length),
+        **body,
     }
     lines = ["POST /checkout HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()

@@ -28,7 +28,11 @@ async def _kill_api(run: Run) -> list[str]:
     return []
 
 
-@scenario("kill-workers", "Workers of all kinds die by SIGKILL, sometimes two at once")
+@scenario(
+    "kill-workers",
+    "Workers of all kinds die by SIGKILL, sometimes two at once",
+    may_tell_twice=True,
+)
 async def _kill_workers(run: Run) -> list[str]:
     for _ in range(_KILLS):
         await asyncio.sleep(run.some_s(0.1, 1.0))
@@ -40,6 +44,7 @@ async def _kill_workers(run: Run) -> list[str]:
 @scenario(
     "crash-points",
     "A worker dies before and after each of its steps: charge, commit, queue, send, record",
+    may_tell_twice=True,
 )
 async def _crash_points(run: Run) -> list[str]:
     points = OF_PAYMENT + OF_NOTIFICATION
@@ -99,6 +104,7 @@ async def _within(seconds: float, answers: Callable[[], Awaitable[bool]]) -> boo
 @scenario(
     "sleepers",
     "Every job comes twice, and a worker sleeps until its jobs are another's, and wakes up",
+    may_tell_twice=True,
 )
 async def _sleepers(run: Run) -> list[str]:
     settings = run.stack.settings
@@ -133,7 +139,7 @@ async def _deliver_again(run: Run) -> None:
             await asyncio.sleep(0.05)
 
 
-@scenario("poweroff", "Everything of ours dies at once, and comes back")
+@scenario("poweroff", "Everything of ours dies at once, and comes back", may_tell_twice=True)
 async def _poweroff(run: Run) -> list[str]:
     await asyncio.sleep(run.some_s(0.5, 2.0))
     for name in (*run.stack.apis, *run.stack.workers):

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import typer
 
-from orderflow.sandbox.chaos import clients, deaths, servers  # noqa: F401 - they register theirs
+from orderflow.sandbox.chaos import clients, deaths, machine, servers  # noqa: F401 - they register theirs
 from orderflow.sandbox.chaos.customers import Customers
-from orderflow.sandbox.chaos.scenarios import SCENARIOS, Run, Scenario
+from orderflow.sandbox.chaos.scenarios import SCENARIOS, Run, Scenario, Skipped
 from orderflow.sandbox.chaos.stack import ChaosError, Stack, open_stack
 from orderflow.sandbox.chaos.verdict import Verdict, judge
 from orderflow.sandbox.servers import ServerError
@@ -106,26 +106,35 @@ async def _run_all(plan: Plan, folder: Path) -> list[Outcome]:
             scenario = SCENARIOS[name]
             _say(f"{name}: {scenario.what}")
             for number in range(plan.runs):
-                outcome = await run_scenario(stack, scenario, plan.orders, seed + number)
+                try:
+                    outcome = await run_scenario(stack, scenario, plan.orders, seed + number)
+                except Skipped as reason:
+                    _say(f"  skipped: {reason}")
+                    break
                 outcomes.append(outcome)
                 _say(_told(outcome))
     return outcomes
 
 
 async def run_scenario(stack: Stack, scenario: Scenario, orders: int, seed: int) -> Outcome:
-    """Trouble the shop while at least `orders` are placed; return what came of them."""
+    """Trouble the shop while at least `orders` are placed; return what came of them.
+
+    Raises Skipped.
+    """
     # A string seeds alike in every process, which a hash would not.
     chance = random.Random(f"{scenario.name} {seed}")  # noqa: S311 - to be had again, not secret
     customers = Customers(stack, f"{scenario.name}-{seed}-{chance.randrange(10**6)}", chance)
     over = asyncio.Event()
     ordering = asyncio.create_task(customers.order_until(orders, over), name="customers")
     try:
-        faults = await scenario.trouble(Run(stack, customers, chance))
+        faults = await scenario.trouble(Run(stack, customers, orders, chance))
     finally:
         await stack.mend()
         over.set()
         await ordering
     verdict = await judge(stack, customers)
+    if verdict.told_twice and not scenario.may_tell_twice:
+        verdict.double.append(f"{verdict.told_twice} customers were told twice")
     verdict.wrong += faults
     return Outcome(scenario, seed, verdict, customers.p99_ms)
 

@@ -74,6 +74,7 @@ async def _network(run: Run, mode: Mode, seconds: float) -> None:
 @scenario(
     "restart-postgres",
     "PostgreSQL is restarted: at once as by a power cut, and fast as by an upgrade",
+    may_tell_twice=True,
 )
 async def _restart_postgres(run: Run) -> list[str]:
     for end in (Server.kill, Server.stop):
@@ -84,7 +85,11 @@ async def _restart_postgres(run: Run) -> list[str]:
     return []
 
 
-@scenario("kill-connections", "All connections to PostgreSQL are ended, again and again")
+@scenario(
+    "kill-connections",
+    "All connections to PostgreSQL are ended, again and again",
+    may_tell_twice=True,
+)
 async def _kill_connections(run: Run) -> list[str]:
     admin = await asyncpg.connect(
         run.stack.postgres.url, server_settings={"application_name": "chaos"}
@@ -101,7 +106,11 @@ async def _kill_connections(run: Run) -> list[str]:
     return []
 
 
-@scenario("postgres-frozen", "PostgreSQL stands still (SIGSTOP) for some seconds")
+@scenario(
+    "postgres-frozen",
+    "PostgreSQL stands still (SIGSTOP) for some seconds",
+    may_tell_twice=True,
+)
 async def _postgres_frozen(run: Run) -> list[str]:
     await asyncio.sleep(run.some_s(0.5, 1.5))
     await _freeze(run.stack.postgres, run.some_s(2.0, 4.0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,7 @@ class Stack:
     settings: Settings
     jwt_secret: str
     products: Sequence[Product]
+    homes: dict[str, Path]
     programs: dict[str, Program] = field(default_factory=dict)
 
     @property
@@ -99,11 +101,16 @@ class Stack:
         return self.folder / "mail"
 
     def start(
-        self, name: str, module: str, *args: str, comes_back: bool = True, **environment: str
+        self,
+        name: str,
+        module: str,
+        *args: str,
+        comes_back: bool = True,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start `python -m MODULE ARGS…` under a name."""
+        """Start `python -m MODULE ARGS…` under a name, with changes to its environment."""
         command = [sys.executable, "-m", module, *args]
-        given = self.environment | environment
+        given = self.environment | dict(environment or {})
         process = self._open(name, command, given)
         self.programs[name] = Program(name, command, given, process, comes_back)
 
@@ -119,10 +126,12 @@ class Stack:
         """Let a frozen process go on."""
         self.programs[name].process.send_signal(signal.SIGCONT)
 
-    async def swap(self, name: str, module: str, *args: str) -> None:
+    async def swap(
+        self, name: str, module: str, *args: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         """Drain a process and start another one in its place."""
         await self.end(name)
-        self.start(name, module, *args)
+        self.start(name, module, *args, environment=environment)
 
     async def end(self, name: str) -> None:
         """Drain a process; it does not come back."""
@@ -139,12 +148,22 @@ class Stack:
     async def restart_redis(self) -> None:
         """Start Redis on the data that its death left."""
         port = self.redis.port
-        self.redis = await asyncio.to_thread(_start_redis, self.folder, port)
+        self.redis = await asyncio.to_thread(_start_redis, self.homes["redis"], port)
 
     async def restart_postgres(self) -> None:
         """Start PostgreSQL on the data that its death left."""
         port = self.postgres.port
-        self.postgres = await asyncio.to_thread(_start_postgres, self.folder, port)
+        self.postgres = await asyncio.to_thread(_start_postgres, self.homes["postgres"], port)
+
+    async def move(self, server: str, home: Path) -> None:
+        """Have a server, `redis` or `postgres`, go on with its data in another folder."""
+        if server == "redis":
+            await asyncio.to_thread(self.redis.stop)
+        else:
+            await asyncio.to_thread(self.postgres.stop)
+        await asyncio.to_thread(_copy, self.homes[server], home)
+        self.homes[server] = home
+        await (self.restart_redis() if server == "redis" else self.restart_postgres())
 
     @asynccontextmanager
     async def redis_client(self) -> AsyncIterator[Redis]:
@@ -235,8 +254,9 @@ PRODUCTS = (
 async def open_stack(folder: Path) -> AsyncIterator[Stack]:
     """Start everything in `folder`, and end it on leaving. Raises ServerError or ChaosError."""
     async with AsyncExitStack() as exits:
-        postgres = await asyncio.to_thread(_start_postgres, folder, free_port())
-        redis = await asyncio.to_thread(_start_redis, folder, free_port())
+        homes = {name: folder / name for name in ("postgres", "redis")}
+        postgres = await asyncio.to_thread(_start_postgres, homes["postgres"], free_port())
+        redis = await asyncio.to_thread(_start_redis, homes["redis"], free_port())
         network = await exits.enter_async_context(TcpProxy("127.0.0.1", redis.port))
         secret = secrets.token_urlsafe(48)
         environment = _environment(postgres, network.port, secret)
@@ -244,7 +264,7 @@ async def open_stack(folder: Path) -> AsyncIterator[Stack]:
             database_url=postgres.url, redis_url=redis.url, gateway_url=environment["GATEWAY_URL"]
         )
         stack = Stack(
-            folder, environment, postgres, redis, network, settings, secret, products=PRODUCTS
+            folder, environment, postgres, redis, network, settings, secret, PRODUCTS, homes
         )
         exits.push_async_callback(stack.stop)
         await migrate(postgres.url)
@@ -285,7 +305,7 @@ def _start_programs(stack: Stack) -> None:
         *("--port", environment["SMTP_PORT"], "--folder", str(stack.mails)),
     )
     for number in (1, 2):
-        stack.start(f"api-{number}", "orderflow.api", PORT=str(free_port()))
+        stack.start(f"api-{number}", "orderflow.api", environment={"PORT": str(free_port())})
         start_worker(stack, f"payment-{number}")
     start_worker(stack, "notification-1")
     start_worker(stack, "order-1")
@@ -305,13 +325,20 @@ def processes_of(server: Server) -> list[psutil.Process]:
         return []
 
 
-def _start_postgres(folder: Path, port: int) -> Server:
+def _start_postgres(home: Path, port: int) -> Server:
     durable = {"fsync": "on", "synchronous_commit": "on", "max_connections": "200"}
-    return start_postgres(folder / "postgres", port, durable)
+    return start_postgres(home, port, durable)
 
 
-def _start_redis(folder: Path, port: int) -> Server:
-    return start_redis(folder / "redis", port, executable=own_redis())
+def _start_redis(home: Path, port: int) -> Server:
+    return start_redis(home, port, executable=own_redis())
+
+
+def _copy(home: Path, to: Path) -> None:
+    """Make `to` the same as `home`, owners and all."""
+    if to.exists():
+        shutil.rmtree(to)
+    subprocess.run(["cp", "--archive", str(home), str(to)], check=True)
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:

@@ -231,6 +231,26 @@ async def test_jobs_are_fed_in_as_the_queue_has_room_the_oldest_first(
     assert taken == [f"payment-{receipt.payment_id}" for receipt in receipts]
 
 
+async def test_a_full_queue_does_not_hold_up_the_other(
+    settings, resources, place, redis, sql, monkeypatch: pytest.MonkeyPatch
+):
+    unpaid = [await place() for _ in range(3)]
+    paid = await place()
+    await lose_all_jobs(redis, resources)
+    await sql.execute("UPDATE orders SET status = 'confirmed' WHERE id = $1", paid.order_id)
+    # One order a page: the one that is paid is the last that is looked at.
+    monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 1)
+    told = order_confirmation_job(str(paid.order_id), "user-1")
+    async with open_resources(settings.model_copy(update={"queue_depth_limit": 2})) as shallow:
+        run_now = asyncio.create_task(run(shallow))
+        async with asyncio.timeout(30):
+            while await shallow.queues.states([told]) != [JobState.LIVE]:
+                await asyncio.sleep(0.01)
+        assert not run_now.done(), "it still waits for room for the third payment"
+        await shallow.queues.remove(payment_job_of(unpaid[0]))
+        assert await run_now == reconcile.Counts(unsettled=4, jobs_added=4)
+
+
 async def test_one_run_at_a_time(resources, place, redis, sql):
     await place()
     await lose_all_jobs(redis, resources)

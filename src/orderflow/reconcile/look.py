@@ -38,8 +38,6 @@ log = structlog.get_logger(__name__)
 PAGE_SIZE = 2_000
 #: Orders of one page that are asked about, or changed, at the same time.
 AT_ONCE = 16
-#: After so many questions in a row without an answer the gateway is left alone until the next run.
-_UNANSWERED_AT_MOST = 16
 _START = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 _END = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
 
@@ -66,7 +64,7 @@ class Lookout:
         self._gateway = gateway
         self._grace_s = grace_ms / 1000
         self._rules = rules
-        self._unanswered = 0
+        self._complained = False
 
     async def pages(self, statuses: Collection[OrderStatus]) -> AsyncIterator[Sequence[Case]]:
         """Give the unsettled orders in one of `statuses`, oldest first, a page at a time.
@@ -113,16 +111,15 @@ class Lookout:
         """Ask the gateway, whose word on money is better than that of a job in Redis."""
         if not can_be_charged(row):
             return NoWord.NO_CHARGE
-        if self._unanswered >= _UNANSWERED_AT_MOST:
-            return NoWord.NO_ANSWER
         key = row["payment_external_id"] or str(row["payment_id"])
         try:
             outcome = await self._gateway.find(gateway_key(key))
         except (GatewayUnavailable, GatewayRefused) as error:
-            self._unanswered += 1
-            log.warning("gateway not asked", payment_id=key, reason=str(error))
+            # Once a run: in an outage there is nothing new to say of the other orders.
+            if not self._complained:
+                log.warning("gateway gave no answer", payment_id=key, reason=str(error))
+            self._complained = True
             return NoWord.NO_ANSWER
-        self._unanswered = 0
         return NoWord.NO_CHARGE if outcome is None else outcome
 
 

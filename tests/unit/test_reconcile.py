@@ -1,0 +1,135 @@
+"""What the reconciler decides: an order's row, its job and the gateway's word, and nothing else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import product
+
+import pytest
+
+from orderflow.bull.queues import JobState
+from orderflow.gateways import Approved, Declined
+from orderflow.reconcile.decide import Action, NoWord, Rules, decide, needs_word
+from orderflow.settings import Settings
+
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+RULES = Rules(order_ttl=HOUR, charge_at_most=MINUTE)
+OPEN = ("pending", "processing")
+
+
+def row(status: str, payment: str, age=MINUTE, rest=HOUR):
+    return {
+        "status": status,
+        "payment_status": payment,
+        "age": age,
+        "payment_rest": rest,
+        "method": "card",
+    }
+
+
+def action(row, state, word=NoWord.NOT_ASKED, rules=RULES) -> Action:
+    return decide(row, state, word, rules).action
+
+
+def test_every_case_has_a_decision_with_a_reason():
+    words = (*NoWord, Approved("ch_1"), Declined("no"))
+    statuses = ("pending", "processing", "confirmed", "shipped", "delivered", "cancelled")
+    for status, payment, state, word, age in product(
+        statuses, ("pending", "processing"), JobState, words, (MINUTE, 2 * HOUR)
+    ):
+        assert decide(row(status, payment, age), state, word, RULES).reason
+
+
+@pytest.mark.parametrize("status", ["confirmed", "cancelled"])
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (JobState.ACTIVE, Action.LEAVE),
+        (JobState.LIVE, Action.LEAVE),
+        (JobState.MISSING, Action.ADD),
+        (JobState.LOST, Action.REPLACE),
+        (JobState.FAILED, Action.RETRY),
+        (JobState.COMPLETED, Action.MARK_TOLD),
+    ],
+)
+def test_an_ended_order_has_its_customer_told(status, state, expected):
+    ended = row(status, "completed", age=2 * HOUR)
+    assert action(ended, state) is expected
+    assert not needs_word(ended, state, RULES)
+
+
+@pytest.mark.parametrize("payment", OPEN)
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (JobState.ACTIVE, Action.LEAVE),
+        (JobState.LIVE, Action.LEAVE),
+        (JobState.MISSING, Action.ADD),
+        (JobState.LOST, Action.REPLACE),
+        (JobState.FAILED, Action.RETRY),
+        (JobState.COMPLETED, Action.RETRY),
+    ],
+)
+def test_a_payment_that_no_charge_is_known_of_is_put_back(payment, state, expected):
+    assert action(row("processing", payment), state, NoWord.NO_CHARGE) is expected
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (JobState.MISSING, Action.ADD),
+        (JobState.LOST, Action.REPLACE),
+        (JobState.FAILED, Action.RETRY),
+        (JobState.COMPLETED, Action.WAIT),
+    ],
+)
+def test_without_an_answer_the_worker_asks_but_a_result_waits(state, expected):
+    assert action(row("processing", "processing"), state, NoWord.NO_ANSWER) is expected
+
+
+@pytest.mark.parametrize("word", [Approved("ch_1"), Declined("no")])
+@pytest.mark.parametrize("state", set(JobState) - {JobState.ACTIVE})
+@pytest.mark.parametrize("age", [MINUTE, 2 * HOUR])
+def test_an_outcome_that_is_known_is_written(word, state, age):
+    assert action(row("processing", "processing", age), state, word) is Action.WRITE
+
+
+def test_only_what_is_not_known_is_asked_about():
+    def asked(payment: str, state: JobState, age=MINUTE) -> bool:
+        return needs_word(row("processing", payment, age), state, RULES)
+
+    for state in JobState:
+        assert asked("pending", state) is (state is JobState.COMPLETED)
+        assert asked("processing", state) is (state not in {JobState.ACTIVE, JobState.LIVE})
+        assert asked("pending", state, 2 * HOUR) is (state is not JobState.ACTIVE)
+
+
+@pytest.mark.parametrize("state", JobState)
+@pytest.mark.parametrize(
+    ("payment", "rest", "word", "expected"),
+    [
+        ("pending", timedelta(0), NoWord.NO_CHARGE, Action.EXPIRE),
+        ("processing", HOUR, NoWord.NO_CHARGE, Action.EXPIRE),
+        ("processing", MINUTE, NoWord.NO_CHARGE, Action.WAIT),
+        ("pending", HOUR, NoWord.NO_ANSWER, Action.WAIT),
+        ("processing", HOUR, NoWord.NO_ANSWER, Action.WAIT),
+    ],
+)
+def test_an_order_past_its_time(state, payment, rest, word, expected):
+    past = row("processing", payment, age=2 * HOUR, rest=rest)
+    if state is JobState.ACTIVE:
+        word, expected = NoWord.NOT_ASKED, Action.LEAVE
+    assert action(past, state, word) is expected
+    assert action(past, state, word, Rules(None, MINUTE)) is not Action.EXPIRE
+
+
+def test_the_rules_come_from_the_settings():
+    assert Rules.from_settings(Settings(_env_file=None)).order_ttl is None
+    settings = Settings(
+        _env_file=None,
+        order_ttl_s=60,
+        job_timeout_ms=30_000,
+        worker_hang_ms=20_000,
+        gateway_timeout_ms=10_000,
+    )
+    assert Rules.from_settings(settings) == Rules(MINUTE, MINUTE)

@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     web_concurrency: int = Field(default=1, ge=1, le=256)
     max_body_bytes: int = Field(default=65_536, ge=1_024, le=10_485_760)
     checkouts_in_flight: int = Field(default=1_000, ge=1, le=100_000)
+    shed_after_s: int | None = Field(default=None, ge=1, le=86_400)
     idempotency_key_required: bool = False
     idempotency_ttl_s: int = Field(default=86_400, ge=60, le=31_536_000)
 

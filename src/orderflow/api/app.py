@@ -15,7 +15,7 @@ from orderflow.api.checkout import PostCheckout
 from orderflow.api.docs import get_docs, get_docs_style
 from orderflow.api.headers import SafeHeaders
 from orderflow.api.health import livez, readyz
-from orderflow.api.limits import BodyLimit, InFlight
+from orderflow.api.limits import Backlog, BodyLimit, InFlight
 from orderflow.api.openapi import get_openapi
 from orderflow.api.orders import get_order, list_orders
 from orderflow.api.problems import ProblemAnswers, answer_error
@@ -38,7 +38,12 @@ def create_app(settings: Settings | None = None) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_resources(settings) as resources, open_tokens(settings) as tokens:
-            app.state.shared = State(resources, tokens, InFlight(settings.checkouts_in_flight))
+            app.state.shared = State(
+                resources,
+                tokens,
+                InFlight(settings.checkouts_in_flight),
+                Backlog(resources.db, settings.shed_after_s),
+            )
             yield
 
     app = Starlette(

@@ -39,6 +39,7 @@ class PostCheckout:
         request = Request(scope, receive)
         state = state_of(request)
         with state.checkouts.one():
+            await state.backlog.check()
             response = await _answer_checkout(request, state)
         await response(scope, receive, send)
 

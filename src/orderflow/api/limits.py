@@ -1,13 +1,26 @@
-"""The limits on what clients can make the API hold: the size of a body, and requests at once."""
+"""The limits on what clients can make the shop hold: a body, requests at once, unpaid orders."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orderflow.api.problems import Kind, Problem
+from orderflow.db import Database
+from orderflow.errors import OrderflowError
+
+log = structlog.get_logger(__name__)
+
+_LOOK_EVERY_S = 1.0
+#: So many orders that wait are a queue that is behind; fewer may each have a reason of its own.
+_BEHIND_FROM = 10
+#: They have to be worked off first: to come again in a second would be no use.
+_RETRY_AFTER_S = 10
 
 
 class InFlight:
@@ -27,6 +40,49 @@ class InFlight:
             yield
         finally:
             self._count -= 1
+
+
+class Backlog:
+    """Says no to checkouts while the orders before them wait too long for their payment.
+
+    That is for more than `shed_after_s`; with None it never does.
+    """
+
+    def __init__(self, db: Database, shed_after_s: int | None) -> None:
+        self._db = db
+        self._shed_after_s = shed_after_s
+        self._look_at = 0.0
+        self._behind = False
+
+    async def check(self) -> None:
+        """Look, if it is time to. Raises Problem where the shop is behind."""
+        if self._shed_after_s is None:
+            return
+        if time.monotonic() >= self._look_at:
+            # At once, so that of many requests one looks, and the others go by what it saw before.
+            self._look_at = math.inf
+            try:
+                await self._look(self._shed_after_s)
+            finally:
+                self._look_at = time.monotonic() + _LOOK_EVERY_S
+        if self._behind:
+            raise Problem(
+                Kind.PAYMENTS_BEHIND,
+                "Try again later; nothing was ordered.",
+                headers={"Retry-After": str(_RETRY_AFTER_S)},
+            )
+
+    async def _look(self, shed_after_s: int) -> None:
+        behind = False
+        try:
+            row = await self._db.fetchrow("count_overdue", shed_after_s, _BEHIND_FROM)
+            behind = row is not None and row["overdue"] >= _BEHIND_FROM
+        except OrderflowError as error:
+            # Nothing is known, so nothing is shed.
+            log.warning("backlog not looked at", reason=str(error))
+        if behind != self._behind:
+            self._behind = behind
+            log.warning("checkouts are shed" if behind else "checkouts are taken again")
 
 
 class BodyLimit:

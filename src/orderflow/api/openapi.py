@@ -67,6 +67,7 @@ _POST_CHECKOUT = Operation(
         Kind.IDEMPOTENCY_KEY_REUSED,
         Kind.DATABASE_UNAVAILABLE,
         Kind.TOO_MANY_CHECKOUTS,
+        Kind.PAYMENTS_BEHIND,
     ),
 )
 

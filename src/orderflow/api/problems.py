@@ -50,6 +50,7 @@ class Kind(Enum):
     INTERNAL_ERROR = 500, "Something went wrong"
     DATABASE_UNAVAILABLE = 503, "The database does not answer"
     TOO_MANY_CHECKOUTS = 503, "More orders are coming in than can be taken now"
+    PAYMENTS_BEHIND = 503, "Orders wait too long for their payment"
     SIGNING_KEYS_UNAVAILABLE = 503, "The keys that tokens are checked with cannot be fetched"
 
     def __init__(self, status: int, title: str) -> None:
@@ -69,7 +70,12 @@ class Kind(Enum):
 
 #: Nothing is wrong with these requests but their moment.
 PASSING = frozenset(
-    {Kind.DATABASE_UNAVAILABLE, Kind.TOO_MANY_CHECKOUTS, Kind.SIGNING_KEYS_UNAVAILABLE}
+    {
+        Kind.DATABASE_UNAVAILABLE,
+        Kind.TOO_MANY_CHECKOUTS,
+        Kind.PAYMENTS_BEHIND,
+        Kind.SIGNING_KEYS_UNAVAILABLE,
+    }
 )
 
 
@@ -89,7 +95,7 @@ class Problem(Exception):
         self.kind = kind
         self.detail = detail
         self.faults = tuple(faults)
-        self.headers = {**(headers or {}), **({"Retry-After": "1"} if kind in PASSING else {})}
+        self.headers = {**({"Retry-After": "1"} if kind in PASSING else {}), **(headers or {})}
         self.members = members
 
     def to_json(self, path: str) -> dict[str, Any]:

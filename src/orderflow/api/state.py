@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from orderflow.api.auth import Tokens
-from orderflow.api.limits import InFlight
+from orderflow.api.limits import Backlog, InFlight
 from orderflow.resources import Resources
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The open resources of the process, the check of tokens, and the limit on checkouts."""
+    """The open resources of the process, the check of tokens, and the limits on checkouts."""
 
     resources: Resources
     tokens: Tokens
     checkouts: InFlight
+    backlog: Backlog
 
 
 def state_of(request: Request) -> State:

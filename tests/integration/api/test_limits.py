@@ -91,3 +91,72 @@ async def test_more_checkouts_than_may_be_under_way_are_to_come_again(
     assert refused.headers["Retry-After"] == "1"
     assert others.status_code == 200
     assert [answer.status_code for answer in (*answers, again)] == [202] * 3
+
+
+async def _age(sql: Any, orders: int, seconds: int, status: str = "pending") -> None:
+    """Make so many of the orders that seconds old."""
+    await sql.execute(
+        """
+        UPDATE orders SET created_at = now() - make_interval(secs => $2), status = $3
+        WHERE id IN (SELECT id FROM orders ORDER BY id LIMIT $1)
+        """,
+        orders,
+        seconds,
+        status,
+    )
+
+
+@pytest.fixture
+async def strict(serve: Any, settings: Settings, resources: Any) -> AsyncIterator[Any]:
+    """The app that takes nothing while ten orders wait for longer than a minute."""
+    assert resources
+    async with serve(settings.model_copy(update={"shed_after_s": 60})) as api:
+        yield api
+
+
+async def test_checkouts_are_shed_while_orders_wait_too_long_and_taken_again_then(
+    strict: Any, sql: Any
+) -> None:
+    async def becomes(status: int) -> Any:
+        async with asyncio.timeout(10):
+            while (response := await strict.checkout(key="one")).status_code != status:
+                await asyncio.sleep(0.05)
+        return response
+
+    for _ in range(9):
+        assert (await strict.checkout()).status_code == 202
+    await becomes(202)
+    await _age(sql, 10, 61)
+    refused = await becomes(503)
+    assert strict.problem(refused) == "payments-behind"
+    assert refused.headers["Retry-After"] == "10"
+    assert (await strict.get("/orders")).status_code == 200
+    await _age(sql, 1, 61, "confirmed")
+    assert (await becomes(202)).headers["Idempotent-Replayed"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status"), [(50, "pending"), (61, "confirmed"), (2 * 3_600, "pending")]
+)
+async def test_nothing_is_shed_for_orders_that(
+    strict: Any, serve: Any, settings: Settings, sql: Any, seconds: int, status: str
+) -> None:
+    """Are young, wait for their mail only, or are stuck since long ago."""
+    for _ in range(12):
+        await strict.checkout()
+    await _age(sql, 12, seconds, status)
+    async with serve(settings.model_copy(update={"shed_after_s": 60})) as fresh:
+        assert (await fresh.checkout()).status_code == 202
+
+
+async def test_nothing_is_shed_when_the_backlog_cannot_be_looked_at(
+    strict: Any, sql: Any, settings: Settings, serve: Any
+) -> None:
+    for _ in range(12):
+        await strict.checkout()
+    await _age(sql, 12, 61)
+    tight = settings.model_copy(update={"shed_after_s": 60, "database_timeout_ms": 300})
+    async with serve(tight) as fresh, sql.transaction():
+        await sql.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        answer = await fresh.checkout()
+    assert fresh.problem(answer) == "database-unavailable"

@@ -200,5 +200,6 @@ def test_types_are_stable() -> None:
         "internal-error": 500,
         "database-unavailable": 503,
         "too-many-checkouts": 503,
+        "payments-behind": 503,
         "signing-keys-unavailable": 503,
     }

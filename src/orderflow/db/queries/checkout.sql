@@ -105,3 +105,20 @@ FROM unnest($1::text[], $2::integer[]) AS w(sku, quantity) JOIN products p USING
 WHERE p.stock < w.quantity
 ORDER BY p.sku
 LIMIT 1
+
+-- name: count_overdue
+-- seconds, how many to count at most.
+-- How many orders wait for their payment for longer than that. The last ones that do so are looked
+-- at, and none that an hour could not bring to its end: it costs the same when millions wait, and
+-- what waits for a mail only, or is stuck for a reason of its own, is not taken for a full queue.
+SELECT count(*) AS overdue
+FROM (
+    SELECT status
+    FROM orders
+    WHERE notified_at IS NULL
+      AND created_at < now() - make_interval(secs => $1)
+      AND created_at > now() - make_interval(secs => $1, hours => 1)
+    ORDER BY created_at DESC, id DESC
+    LIMIT 10 * $2
+) AS last
+WHERE status IN ('pending', 'processing')

@@ -9,8 +9,8 @@ from decimal import Decimal
 import pytest
 from redis.asyncio import Redis
 
-from orderflow.bull.queues import JobQueues, JobState, open_queues
-from orderflow.contract import NewJob, Priorities, payment_failed_job, payment_job
+from orderflow.bull.queues import JobQueues, JobState, Schedule, open_queues
+from orderflow.contract import NewJob, Priorities, QueueName, payment_failed_job, payment_job
 from orderflow.sandbox.servers import free_port
 
 JOB = payment_job("payment-1", "order-1", "card", Decimal("5.00"))
@@ -107,6 +107,31 @@ async def test_where_a_job_is(queues, redis, settings):
         await redis.zadd(key(settings, JOB, name), {JOB.job_id: 1})
         assert await state() is expected, name
         await redis.delete(key(settings, JOB, name))
+
+
+async def test_a_job_that_a_wrong_clock_delayed_is_astray(queues, redis, settings):
+    await queues.add(JOB)
+    await redis.zrem(key(settings, JOB, "prioritized"), JOB.job_id)
+    now_s, _ = await redis.time()
+    for delay_s, expected in {60: JobState.LIVE, 3_600: JobState.ASTRAY}.items():
+        due_ms = (now_s + delay_s) * 1_000
+        await redis.zadd(key(settings, JOB, "delayed"), {JOB.job_id: due_ms * 4096})
+        assert await queues.states([JOB]) == [expected]
+    await queues.replace(JOB)
+    assert await queues.states([JOB]) == [JobState.LIVE]
+    assert await redis.zcard(key(settings, JOB, "delayed")) == 0
+
+
+async def test_a_schedule_that_a_wrong_clock_put_far_away_is_put_back(queues, redis, settings):
+    schedule = Schedule("reconcile", 15_000)
+    assert await queues.ensure_schedule(QueueName.ORDERS, schedule) is True
+    assert await queues.ensure_schedule(QueueName.ORDERS, schedule) is False
+    schedules = f"{settings.queue_prefix}:{QueueName.ORDERS}:repeat"
+    [(_, next_ms)] = await redis.zrange(schedules, 0, -1, withscores=True)
+    await redis.zadd(schedules, {"reconcile": next_ms + 3_600_000})
+    assert await queues.ensure_schedule(QueueName.ORDERS, schedule) is True
+    [(_, again_ms)] = await redis.zrange(schedules, 0, -1, withscores=True)
+    assert again_ms <= next_ms + 60_000
 
 
 async def test_a_lost_job_is_replaced(queues, redis, settings):

@@ -48,6 +48,7 @@ def test_every_case_has_a_decision_with_a_reason():
         (JobState.LIVE, Action.LEAVE),
         (JobState.MISSING, Action.ADD),
         (JobState.LOST, Action.REPLACE),
+        (JobState.ASTRAY, Action.REPLACE),
         (JobState.FAILED, Action.RETRY),
         (JobState.COMPLETED, Action.MARK_TOLD),
     ],
@@ -66,6 +67,7 @@ def test_an_ended_order_has_its_customer_told(status, state, expected):
         (JobState.LIVE, Action.LEAVE),
         (JobState.MISSING, Action.ADD),
         (JobState.LOST, Action.REPLACE),
+        (JobState.ASTRAY, Action.REPLACE),
         (JobState.FAILED, Action.RETRY),
         (JobState.COMPLETED, Action.RETRY),
     ],
@@ -79,6 +81,7 @@ def test_a_payment_that_no_charge_is_known_of_is_put_back(payment, state, expect
     [
         (JobState.MISSING, Action.ADD),
         (JobState.LOST, Action.REPLACE),
+        (JobState.ASTRAY, Action.REPLACE),
         (JobState.FAILED, Action.RETRY),
         (JobState.COMPLETED, Action.WAIT),
     ],

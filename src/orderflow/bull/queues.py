@@ -32,6 +32,7 @@ class JobState(StrEnum):
     MISSING = "missing"
     LOST = "lost"  # its hash is there, but it is in no list: nobody would ever run it
     LIVE = "live"  # waiting or delayed: it will run
+    ASTRAY = "astray"  # delayed by a clock that was wrong: it would run, but much too late
     ACTIVE = "active"  # a worker is at it, or died over it: BullMQ's look for such finds it
     COMPLETED = "completed"
     FAILED = "failed"
@@ -220,12 +221,24 @@ class JobQueues:
         return None if kept is None else kept.returnvalue
 
     async def ensure_schedule(self, queue: str, schedule: Schedule) -> bool:
-        """Put a job scheduler (back) in place; return whether it was missing or different."""
+        """Put a job scheduler (back) in place; return whether it was missing or different.
+
+        One is different, too, whose next job was put far away by a clock that was wrong.
+        """
         bull_queue = self.queue(queue)
+        schedules = f"{self._key(queue)}:repeat"
         # Not getJobScheduler: it raises where there is none.
-        current = await self._client.hget(f"{self._key(queue)}:repeat:{schedule.job_name}", "every")
-        if current == str(schedule.every_ms):
+        current, next_ms, (now_s, _) = await asyncio.gather(
+            self._client.hget(f"{schedules}:{schedule.job_name}", "every"),
+            self._client.zscore(schedules, schedule.job_name),
+            self._client.time(),
+        )
+        astray = (next_ms or 0) > now_s * 1_000 + schedule.every_ms + _ASTRAY_MS
+        if current == str(schedule.every_ms) and not astray:
             return False
+        if astray:
+            # With the same interval BullMQ would go on from there.
+            await bull_queue.removeJobScheduler(schedule.job_name)
         await bull_queue.upsertJobScheduler(
             schedule.job_name,
             {"every": schedule.every_ms},
@@ -312,11 +325,17 @@ _COUNTED = (
 
 _STATES = {state.value: state for state in JobState}
 
+#: Further away than any delay of ours, in milliseconds: BullMQ's delays are by the clock of the
+#: process that makes them, and this one was wrong. Clocks may differ by less.
+_ASTRAY_MS = 300_000
+
 #: One script, so that a job that moves while it is looked for is in one place or the other. Ours
 #: have a priority, so they wait in a set; the lists are searched from end to end, and only for
 #: those that are in no set.
-_STATES_SCRIPT = """
+_STATES_SCRIPT = f"""
 local prefix = KEYS[1]
+-- A delay's score is its end in milliseconds times 4096, and a counter.
+local astray = (redis.call("TIME")[1] * 1000 + {_ASTRAY_MS}) * 4096
 local function set(name, id) return redis.call("ZSCORE", prefix .. name, id) end
 local function list(name, id) return redis.call("LPOS", prefix .. name, id) end
 local function state(id)
@@ -325,12 +344,14 @@ local function state(id)
   if redis.call("EXISTS", prefix .. id .. ":lock") == 1 then return "active" end
   if set("completed", id) then return "completed" end
   if set("failed", id) then return "failed" end
-  if set("delayed", id) or set("waiting-children", id) then return "live" end
+  local due = set("delayed", id)
+  if due then return tonumber(due) > astray and "astray" or "live" end
+  if set("waiting-children", id) then return "live" end
   if list("active", id) then return "active" end
   if list("wait", id) or list("paused", id) then return "live" end
   return "lost"
 end
-local states = {}
+local states = {{}}
 for n, id in ipairs(ARGV) do states[n] = state(id) end
 return states
 """

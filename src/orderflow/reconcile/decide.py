@@ -132,6 +132,7 @@ _ANY_JOB = {
     JobState.LIVE: Decision(Action.LEAVE, "its job waits"),
     JobState.MISSING: Decision(Action.ADD, "its job is gone"),
     JobState.LOST: Decision(Action.REPLACE, "its job is in no list, so nobody would run it"),
+    JobState.ASTRAY: Decision(Action.REPLACE, "its job waits for the time of a clock gone wrong"),
     JobState.FAILED: Decision(Action.RETRY, "its job failed, and it is not settled"),
 }
 _TO_CHARGE = _ANY_JOB | {

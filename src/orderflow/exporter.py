@@ -1,10 +1,13 @@
-"""Serve the queue metrics to Prometheus: `python -m orderflow.exporter`."""
+"""Serve the metrics of queues and orders to Prometheus: `python -m orderflow.exporter`."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
+from collections.abc import Mapping
 
+import asyncpg
 import structlog
 import typer
 from prometheus_client import CollectorRegistry, start_http_server
@@ -13,12 +16,20 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from orderflow.contract import QueueName
+from orderflow.db.pool import BY_KEY
 from orderflow.errors import InvalidSettings
+from orderflow.invariants import violations
 from orderflow.logs import configure_logs
-from orderflow.metrics import QueueCollector
+from orderflow.metrics import InvariantCollector, QueueCollector
 from orderflow.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
+
+#: Less than Prometheus waits for a scrape.
+_POSTGRES_PATIENCE_S = 3.0
+#: By far more than come between two scrapes.
+_ORDERS_LOOKED_AT = 10_000
+_REFUSED = (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 def serve(settings: Settings) -> None:
@@ -37,6 +48,7 @@ def serve(settings: Settings) -> None:
     registry.register(
         QueueCollector(client, settings.queue_prefix, [queue.value for queue in QueueName])
     )
+    registry.register(InvariantCollector(lambda: asyncio.run(_violations(settings))))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -50,6 +62,23 @@ def serve(settings: Settings) -> None:
     thread.join()
     client.close()
     log.info("exporter stopped")
+
+
+async def _violations(settings: Settings) -> Mapping[str, int]:
+    """Ask on a connection of this scrape: one every few seconds costs nothing that matters.
+
+    Raises OSError for whatever keeps PostgreSQL from answering; its own words may hold a password.
+    """
+    try:
+        async with asyncio.timeout(_POSTGRES_PATIENCE_S):
+            connection = await asyncpg.connect(settings.database_dsn, server_settings=BY_KEY)
+            try:
+                return await violations(connection, settings, _ORDERS_LOOKED_AT)
+            finally:
+                connection.terminate()
+    except (OSError, TimeoutError, ValueError, *_REFUSED) as error:
+        log.warning("invariants not checked", reason=type(error).__name__)
+        raise OSError(type(error).__name__) from None
 
 
 def run() -> None:

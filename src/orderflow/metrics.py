@@ -5,7 +5,7 @@ The names of the queue metrics are BullMQ's own, so that dashboards made for it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from redis import Redis
@@ -26,6 +26,36 @@ STATES: Mapping[str, Sequence[tuple[str, str]]] = {
     "paused": (("paused", "list"),),
     "waiting-children": (("waiting-children", "zset"),),
 }
+
+
+class InvariantCollector:
+    """Gives what `ask` returns at every scrape: how often each invariant of the orders is violated.
+
+    Where it raises OSError, `orderflow_postgres_up` is 0 and nothing is said of the invariants.
+    """
+
+    def __init__(self, ask: Callable[[], Mapping[str, int]]) -> None:
+        self._ask = ask
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the metrics of this moment."""
+        up = GaugeMetricFamily("orderflow_postgres_up", "Whether PostgreSQL answered this scrape.")
+        try:
+            found = self._ask()
+        except OSError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        violations = GaugeMetricFamily(
+            "orderflow_invariant_violations",
+            "How often what must hold of all orders does not.",
+            labels=["invariant"],
+        )
+        for invariant, count in found.items():
+            violations.add_metric([invariant], count)
+        yield violations
 
 
 class QueueCollector:

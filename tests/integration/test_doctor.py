@@ -19,6 +19,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from redis import Redis
+from uuid_utils.compat import uuid7
 
 from orderflow.breaker import Outage
 from orderflow.bull.producer import node_client_name
@@ -556,7 +557,9 @@ async def test_a_server_without_fsync(well, database_url):
     [("13.14", Severity.WARNING), ("14.0", Severity.OK), ("17.2 (Debian)", Severity.OK)],
 )
 async def test_an_old_postgres(database, version, severity):
-    site = postgres_checks.PostgresSite(database, {"server_version": version})
+    site = postgres_checks.PostgresSite(
+        database, {"server_version": version}, Settings(_env_file=None)
+    )
     [finding] = await postgres_checks.postgres_version(site)
     assert finding.severity is severity
 
@@ -576,13 +579,67 @@ async def test_orders_that_do_not_come_to_an_end(well, database, monkeypatch):
     assert (await only_fault(well)).message.startswith("Over 1 orders")
 
 
+@pytest.mark.parametrize(
+    ("order", "payment", "age", "message"),
+    [
+        ("processing", "pending", "90 min", "1 orders are open for longer"),
+        ("confirmed", "failed", "0 s", "1 orders are confirmed and not paid"),
+        ("cancelled", "completed", "0 s", "1 payments were taken whose orders are not confirmed"),
+    ],
+)
+async def test_what_must_hold_of_all_orders(well, database, order, payment, age, message):
+    await add_order(database, order, payment, age)
+    [finding] = of(await examine(well), "invariants")
+    assert finding.severity is Severity.ERROR
+    assert finding.message.startswith(message)
+    assert finding.fix
+
+
+async def test_a_charge_that_nobody_gets_anything_for(well, database):
+    await add_order(database, "cancelled", "failed", "0 s")
+    await database.execute("INSERT INTO stray_charges SELECT id, 'ch_1' FROM payments")
+    assert (await only_fault(well)).message.startswith("1 charges came for payments")
+    await database.execute("UPDATE stray_charges SET refunded_at = now()")
+    assert worst(await examine(well)) is Severity.OK
+
+
+async def test_a_limit_of_time_says_when_an_order_is_late(well, database):
+    await add_order(database, "processing", "pending", "9 min")
+    limited = well.model_copy(update={"order_ttl_s": 60})
+    assert of(await examine(limited), "invariants")[0].severity is Severity.OK
+    await database.execute("UPDATE orders SET created_at = now() - interval '12 min'")
+    assert of(await examine(limited), "invariants")[0].severity is Severity.ERROR
+
+
+async def add_order(
+    database: asyncpg.Connection[asyncpg.Record], order: str, payment: str, age: str
+) -> None:
+    """Add an order whose customer was told, if it is over."""
+    order_id, payment_id = uuid7(), uuid7()
+    await database.execute(
+        f"""INSERT INTO orders (id, source, status, total, currency, created_at, notified_at)
+            SELECT $1, 'external', $2, 1, 'EUR', now() - interval '{age}',
+                   CASE WHEN $2 NOT IN ('pending', 'processing') THEN now() END""",
+        order_id,
+        order,
+    )
+    await database.execute(
+        """INSERT INTO payments (id, order_id, method, amount, currency, status, transaction_id,
+                                 decline_reason)
+           VALUES ($1, $2, 'card', 1, 'EUR', $3, 'ch_1', 'no')""",
+        payment_id,
+        order_id,
+        payment,
+    )
+
+
 async def test_what_postgres_may_not_be_asked_is_a_warning(well, database):
     name = await database.fetchval("SELECT current_database()")
     await database.execute(f"CREATE ROLE nobody_{name} LOGIN")
     url = well.database_dsn.replace("//postgres@", f"//nobody_{name}@")
     settings = Settings(_env_file=None, redis_url=well.redis_dsn, database_url=url)
     faults = [f for f in await examine(settings) if f.severity is not Severity.OK]
-    assert [f.check for f in faults] == ["migrations", "unsettled"]
+    assert [f.check for f in faults] == ["migrations", "unsettled", "invariants"]
     assert all("could not be looked at: InsufficientPrivilege" in f.message for f in faults)
 
 

@@ -13,6 +13,7 @@ from redis import Redis
 from tests.conftest import start_program, wait_until
 
 from orderflow.breaker import Outage
+from orderflow.invariants import INVARIANTS
 from orderflow.sandbox.servers import free_port, port_is_taken, start_redis
 
 QUEUES = {"payment-processing", "notifications", "order-processing"}
@@ -27,6 +28,7 @@ def exporter(redis_server, settings, tmp_path: Path) -> Iterator[str]:
         "orderflow.exporter",
         environment={
             "REDIS_URL": redis_server.url,
+            "DATABASE_URL": settings.database_dsn,
             "QUEUE_PREFIX": settings.queue_prefix,
             "EXPORTER_PORT": str(port),
         },
@@ -89,25 +91,58 @@ async def test_a_checkout_is_seen_waiting(exporter, place):
     assert scrape(exporter)["bullmq_job_count"]["payment-processing", "waiting"] == 1
 
 
+async def test_what_must_hold_of_all_orders_and_does_not(exporter, place, sql):
+    receipt = await place()
+    metrics = scrape(exporter)
+    assert metrics["orderflow_postgres_up"] == {(): 1}
+    violations = metrics["orderflow_invariant_violations"]
+    assert {name for (name,) in violations} == set(INVARIANTS)
+    assert set(violations.values()) == {0}
+
+    await sql.execute("UPDATE orders SET status = 'confirmed'")
+    await sql.execute("INSERT INTO stray_charges VALUES ($1, 'ch_1')", receipt.payment_id)
+    await place()
+    await sql.execute(
+        "UPDATE orders SET created_at = now() - interval '2 h' WHERE status = 'pending'"
+    )
+    assert scrape(exporter)["orderflow_invariant_violations"] == {
+        ("orders_past_their_time",): 1,
+        ("stray_charges",): 1,
+        ("confirmed_without_payment",): 1,
+        ("payment_without_order",): 0,
+    }
+
+
+async def test_a_schema_that_is_not_there_yet_is_not_without_faults(exporter, sql):
+    await sql.execute("ALTER TABLE stray_charges RENAME TO elsewhere")
+    metrics = scrape(exporter)
+    assert metrics["orderflow_postgres_up"] == {(): 0}
+    assert "orderflow_invariant_violations" not in metrics
+
+
 def test_unknown_is_not_none(tmp_path: Path):
     """While Redis is away there is no count at all, and it comes back with it."""
     redis_port, port = free_port(), free_port()
     program = start_program(
         tmp_path / "exporter.log",
         "orderflow.exporter",
-        environment={"REDIS_PORT": str(redis_port), "EXPORTER_PORT": str(port)},
+        environment={
+            "REDIS_PORT": str(redis_port),
+            "DATABASE_URL": f"postgresql://nobody@127.0.0.1:{free_port()}/nothing",
+            "EXPORTER_PORT": str(port),
+        },
     )
     try:
         wait_until(lambda: port_is_taken(port), "the exporter")
         url = f"http://127.0.0.1:{port}/metrics"
-        assert scrape(url) == {"orderflow_redis_up": {(): 0}}
+        assert scrape(url) == {"orderflow_redis_up": {(): 0}, "orderflow_postgres_up": {(): 0}}
         redis = start_redis(tmp_path / "redis", redis_port)
         try:
             assert scrape(url)["orderflow_redis_up"] == {(): 1}
             assert len(scrape(url)["bullmq_job_count"]) == len(QUEUES) * len(STATES)
         finally:
             redis.stop()
-        assert scrape(url) == {"orderflow_redis_up": {(): 0}}
+        assert scrape(url) == {"orderflow_redis_up": {(): 0}, "orderflow_postgres_up": {(): 0}}
     finally:
         assert program.stop() == 0
 

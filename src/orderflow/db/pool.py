@@ -34,7 +34,7 @@ _AWAY = (
 #: all of it instead, and PostgreSQL keeps a plan until its statistics are new: on a shop's first
 #: day that is minutes too late. For the same reason each table in a batch is asked for its rows
 #: by `= ANY(array of keys)`, which no other index can answer.
-_BY_KEY = {"enable_seqscan": "off", "enable_mergejoin": "off"}
+BY_KEY = {"enable_seqscan": "off", "enable_mergejoin": "off"}
 
 Args = tuple[Any, ...]
 
@@ -165,7 +165,7 @@ async def open_database(dsn: str, size: int, timeout_ms: int) -> AsyncIterator[D
         command_timeout=timeout_s,
         init=_use_json,
         reset=_keep_session,
-        server_settings={"application_name": "orderflow", **_BY_KEY},
+        server_settings={"application_name": "orderflow", **BY_KEY},
     )
     async with pool:
         yield Database(pool, timeout_s)

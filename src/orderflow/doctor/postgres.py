@@ -23,10 +23,12 @@ from orderflow.doctor.findings import (
     unreadable,
     warn,
 )
+from orderflow.invariants import INVARIANTS, violations
 from orderflow.settings import Settings
 
 _OLDEST_POSTGRES = 14
 _UNSETTLED_AFTER_S, _UNSETTLED_COUNTED = 600, 1_000
+_ORDERS_COMPARED = 100_000
 _MIGRATIONS = Path(__file__).parents[1] / "db" / "migrations"
 
 
@@ -36,6 +38,7 @@ class PostgresSite:
 
     connection: asyncpg.Connection[asyncpg.Record]
     facts: Mapping[str, str]
+    settings: Settings
 
 
 async def postgres_version(site: PostgresSite) -> Findings:
@@ -138,12 +141,28 @@ async def unsettled(site: PostgresSite) -> Findings:
     ]
 
 
+async def invariants(site: PostgresSite) -> Findings:
+    """Say which of what must hold of all orders does not."""
+    name = "invariants"
+    try:
+        found = await violations(site.connection, site.settings, _ORDERS_COMPARED)
+    except asyncpg.UndefinedTableError:
+        # Without a schema there is no order; `migrations` says so.
+        return []
+    return [
+        fail(name, f"{count:,} {INVARIANTS[invariant].violated}", INVARIANTS[invariant].fix)
+        for invariant, count in found.items()
+        if count
+    ] or [ok(name, "No order is late, paid and not confirmed, or confirmed and not paid")]
+
+
 POSTGRES_CHECKS: Sequence[Callable[[PostgresSite], Awaitable[Findings]]] = (
     postgres_version,
     migrations,
     postgres_durability,
     postgres_clock,
     unsettled,
+    invariants,
 )
 
 
@@ -171,7 +190,8 @@ async def examine_postgres(settings: Settings) -> Findings:
             "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])",
             _SETTINGS_LOOKED_AT,
         )
-        site = PostgresSite(connection, {row["name"]: row["setting"] for row in rows})
+        facts = {row["name"]: row["setting"] for row in rows}
+        site = PostgresSite(connection, facts, settings)
         await run_checks(POSTGRES_CHECKS, site, _AWAY, asyncpg.PostgresError, findings)
     except (*_AWAY, asyncpg.PostgresError) as error:
         findings.append(_postgres_away(error))

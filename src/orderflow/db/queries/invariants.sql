@@ -1,0 +1,32 @@
+-- name: invariants
+-- seconds that an order may be open, how many orders to look at, the id that one placed now could
+-- have. The number of violations by invariant. The first two read small indexes; to compare orders
+-- with their payments, the primary key gives those of our checkout from the newest on. The ids of
+-- adopted orders do not sort by age.
+WITH newest AS (
+    SELECT o.status AS order_status, p.status AS payment_status, p.method, p.transaction_id
+    FROM (SELECT id, status FROM orders WHERE id <= $3 ORDER BY id DESC LIMIT $2) o
+    JOIN payments p ON p.order_id = o.id
+)
+SELECT 'orders_past_their_time' AS invariant, count(*) AS violations
+FROM (
+    SELECT status FROM orders
+    WHERE notified_at IS NULL AND created_at < now() - make_interval(secs => $1)
+    ORDER BY created_at, id
+    LIMIT $2
+) late
+WHERE status IN ('pending', 'processing')
+UNION ALL
+SELECT 'stray_charges', count(*)
+FROM (SELECT FROM stray_charges WHERE refunded_at IS NULL LIMIT $2) stray
+UNION ALL
+SELECT 'confirmed_without_payment', count(*)
+FROM newest
+WHERE order_status IN ('confirmed', 'shipped', 'delivered')
+  AND (payment_status NOT IN ('completed', 'refunded')
+       OR method <> 'cash' AND transaction_id IS NULL)
+UNION ALL
+SELECT 'payment_without_order', count(*)
+FROM newest
+WHERE payment_status = 'completed'
+  AND order_status NOT IN ('confirmed', 'shipped', 'delivered')

@@ -1,0 +1,70 @@
+"""What must hold of all orders whatever died: asked of PostgreSQL, for the exporter and the doctor.
+
+None of it is checked where an order goes its way: the statements there cannot break it, unless
+they are wrong, or someone changed rows by hand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from orderflow.db.pool import QUERIES
+from orderflow.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """What a violation means, after its number, and what to do about it."""
+
+    violated: str
+    fix: str
+
+
+INVARIANTS: Mapping[str, Invariant] = {
+    "orders_past_their_time": Invariant(
+        "orders are open for longer than they should be",
+        "See that all three workers run, and what they log; `orderflow reconcile --dry-run` says "
+        "what each of them waits for",
+    ),
+    "stray_charges": Invariant(
+        "charges came for payments that had their outcome: nobody gets anything for that money",
+        "Give the money back at the gateway, then UPDATE stray_charges SET refunded_at = now() for "
+        "its transaction_id",
+    ),
+    "confirmed_without_payment": Invariant(
+        "orders are confirmed and not paid",
+        "Find out who changed them, and charge or cancel them by hand",
+    ),
+    "payment_without_order": Invariant(
+        "payments were taken whose orders are not confirmed",
+        "Find out who changed them, and give the money back or confirm them by hand",
+    ),
+}
+
+#: Open for longer is late: the workers' attempts and the reconciler take seconds to minutes.
+_LATE_AFTER_S = 3_600
+#: What a reconciler that runs has cancelled by then.
+_LATE_AFTER_TTL_S = 600
+
+
+async def violations(
+    connection: asyncpg.Connection[asyncpg.Record], settings: Settings, orders: int
+) -> Mapping[str, int]:
+    """Return how often each invariant is violated, `orders` at most.
+
+    Where that means to compare orders with their payments, the newest `orders` of our checkout are
+    looked at.
+    Raises asyncpg.PostgresError.
+    """
+    late_after_s = _LATE_AFTER_S
+    if settings.order_ttl_s is not None:
+        late_after_s = settings.order_ttl_s + _LATE_AFTER_TTL_S
+    # A UUIDv7 begins with its milliseconds; clocks differ by less than a minute.
+    newest_id = UUID(int=int((time.time() + 60) * 1000) << 80)
+    rows = await connection.fetch(QUERIES["invariants"], late_after_s, orders, newest_id)
+    return {row["invariant"]: row["violations"] for row in rows}

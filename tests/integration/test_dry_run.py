@@ -1,0 +1,82 @@
+"""`orderflow reconcile --dry-run`: what a run would do, told as a person sees it, and not done."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from redis import Redis
+from tests.conftest import process_environment
+
+from orderflow.contract import payment_job
+from orderflow.db.pool import QUERIES
+from orderflow.settings import Settings
+
+
+def dry_run(settings: Settings, *args: str, **environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "orderflow.cli", "reconcile", "--dry-run", *args],
+        env=process_environment(settings) | {"RECONCILE_GRACE_MS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def keys(redis: Redis, settings: Settings) -> dict[str, bytes]:
+    found = redis.scan_iter(match=f"{settings.queue_prefix}:*")
+    return {key: redis.dump(key) for key in found}
+
+
+async def test_every_order_that_is_not_left_alone_is_told_with_the_reason(
+    settings, resources, place, redis, sql
+):
+    jobs = {}
+    for name in ("waits", "lost", "failed", "old"):
+        receipt = await place()
+        job = payment_job(str(receipt.payment_id), str(receipt.order_id), "card", receipt.total)
+        jobs[name] = (str(receipt.order_id), job)
+    prefix = f"{settings.queue_prefix}:payment-processing"
+    await resources.queues.remove(jobs["lost"][1])
+    redis.zrem(f"{prefix}:prioritized", jobs["failed"][1].job_id)
+    redis.zadd(f"{prefix}:failed", {jobs["failed"][1].job_id: 1})
+    await sql.execute(
+        "UPDATE orders SET created_at = now() - interval '3 h' WHERE id = $1", jobs["old"][0]
+    )
+    before = keys(redis, settings), await sql.fetch("SELECT * FROM orders ORDER BY id")
+
+    # It needs no lock, so it can be asked while a run is under way.
+    async with sql.transaction():
+        await sql.execute(QUERIES["lock_reconciler"])
+        lines = dry_run(settings, ORDER_TTL_S="3600")
+
+    assert [line.split(maxsplit=1)[0] for line in lines[:3]] == [
+        jobs[name][0] for name in ("old", "lost", "failed")
+    ]
+    words = ["3 h", "pending", "live", "expire", "past its time, and no money was taken"]
+    assert all(word in lines[0] for word in words), lines[0]
+    assert lines[1].endswith("missing    add job        its job is gone")
+    assert lines[2].endswith("failed     retry job      its job failed, and it is not settled")
+    assert lines[3:] == [
+        "4 unsettled orders: add job 1, expire 1, leave 1, retry job 1",
+        "room for jobs: payment-processing 99,998, notifications 100,000",
+    ]
+    after = keys(redis, settings), await sql.fetch("SELECT * FROM orders ORDER BY id")
+    assert after == before, "it changed something"
+
+
+async def test_the_lines_are_bounded_and_the_sums_are_not(settings, resources, place):
+    for _ in range(5):
+        receipt = await place()
+        await resources.queues.remove(
+            payment_job(str(receipt.payment_id), str(receipt.order_id), "card", receipt.total)
+        )
+    lines = dry_run(settings, "--limit", "2")
+    assert [line.split()[-1] for line in lines[:2]] == ["gone", "gone"]
+    assert lines[2:4] == ["… and 3 more", "5 unsettled orders: add job 5"]
+
+
+def test_with_nothing_to_do_it_says_so(settings):
+    assert dry_run(settings)[0] == "0 unsettled orders: nothing to do"

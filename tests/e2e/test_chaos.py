@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from orderflow.sandbox.chaos.opening import open_stack
 from orderflow.sandbox.chaos.run import run_scenario
 from orderflow.sandbox.chaos.scenarios import SCENARIOS
-from orderflow.sandbox.chaos.stack import Stack, open_stack
+from orderflow.sandbox.chaos.stack import Stack
 from orderflow.sandbox.servers import Server
 
 # All scenarios break the same shop, one after the other, as in `orderflow chaos`.

@@ -32,8 +32,7 @@ _PAYMENTS = (
     ("cash", None, 10),
     ("card", "tok_decline", 10),
     ("card", "tok_lost_answer", 10),
-    ("online", "tok_503_twice", 5),
-    ("card", "tok_rate_limit", 5),
+    ("online", "tok_rate_limit", 10),
 )
 
 

@@ -17,8 +17,9 @@ import typer
 
 from orderflow.sandbox.chaos import clients, deaths, machine, servers  # noqa: F401 - they register theirs
 from orderflow.sandbox.chaos.customers import Customers
+from orderflow.sandbox.chaos.opening import open_stack
 from orderflow.sandbox.chaos.scenarios import SCENARIOS, Run, Scenario, Skipped
-from orderflow.sandbox.chaos.stack import ChaosError, Stack, open_stack
+from orderflow.sandbox.chaos.stack import ChaosError, Stack
 from orderflow.sandbox.chaos.verdict import Verdict, judge
 from orderflow.sandbox.servers import ServerError
 

@@ -7,8 +7,8 @@ import asyncio
 import asyncpg
 import httpx
 
+from orderflow.sandbox.chaos.homes import processes_of
 from orderflow.sandbox.chaos.scenarios import Run, scenario
-from orderflow.sandbox.chaos.stack import processes_of
 from orderflow.sandbox.servers import Server
 from orderflow.sandbox.tcp_proxy import Mode
 

@@ -7,15 +7,12 @@ systemd or Kubernetes would.
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,26 +20,21 @@ import httpx
 import psutil
 from redis.asyncio import Redis
 
-from orderflow.db.migrate import migrate
-from orderflow.products import Product, load_products
-from orderflow.resources import open_resources
-from orderflow.sandbox.servers import Server, free_port, own_redis, start_postgres, start_redis
+from orderflow.products import Product
+from orderflow.sandbox.chaos.homes import (
+    copy_home,
+    processes_of,
+    start_postgres_in,
+    start_redis_in,
+)
+from orderflow.sandbox.servers import Server
 from orderflow.sandbox.tcp_proxy import Mode, TcpProxy
-from orderflow.settings import Settings, load_settings
+from orderflow.settings import Settings
 
 #: A supervisor's pause before it starts a dead process anew.
 _RESTART_AFTER_S = 0.3
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
-#: The addresses of servers are always the suite's own; all other settings are the user's.
-_ADDRESSES = frozenset(
-    {
-        *("host", "port", "database_url", "redis_url", "redis_host", "redis_port", "redis_db"),
-        *("redis_username", "redis_password", "gateway_url", "gateway_api_key", "smtp_host"),
-        *("smtp_port", "smtp_security", "smtp_username", "smtp_password", "sms_file"),
-        *("jwt_secret", "jwt_jwks", "jwt_audience", "jwt_issuer", "web_concurrency"),
-    }
-)
 
 
 class ChaosError(Exception):
@@ -148,12 +140,12 @@ class Stack:
     async def restart_redis(self) -> None:
         """Start Redis on the data that its death left."""
         port = self.redis.port
-        self.redis = await asyncio.to_thread(_start_redis, self.homes["redis"], port)
+        self.redis = await asyncio.to_thread(start_redis_in, self.homes["redis"], port)
 
     async def restart_postgres(self) -> None:
         """Start PostgreSQL on the data that its death left."""
         port = self.postgres.port
-        self.postgres = await asyncio.to_thread(_start_postgres, self.homes["postgres"], port)
+        self.postgres = await asyncio.to_thread(start_postgres_in, self.homes["postgres"], port)
 
     async def move(self, server: str, home: Path) -> None:
         """Have a server, `redis` or `postgres`, go on with its data in another folder."""
@@ -161,7 +153,7 @@ class Stack:
             await asyncio.to_thread(self.redis.stop)
         else:
             await asyncio.to_thread(self.postgres.stop)
-        await asyncio.to_thread(_copy, self.homes[server], home)
+        await asyncio.to_thread(copy_home, self.homes[server], home)
         self.homes[server] = home
         await (self.restart_redis() if server == "redis" else self.restart_postgres())
 
@@ -239,106 +231,6 @@ class Stack:
 
 
 _WORKERS = ("payment", "notification", "order")
-#: What is sold; more of it than any run orders.
-PRODUCTS = (
-    Product.model_validate(
-        {"sku": "counted", "name": "Counted", "price": "12.50", "currency": "EUR", "stock": 10**8}
-    ),
-    Product.model_validate(
-        {"sku": "uncounted", "name": "Uncounted", "price": "7.25", "currency": "EUR", "stock": None}
-    ),
-)
-
-
-@asynccontextmanager
-async def open_stack(folder: Path) -> AsyncIterator[Stack]:
-    """Start everything in `folder`, and end it on leaving. Raises ServerError or ChaosError."""
-    async with AsyncExitStack() as exits:
-        homes = {name: folder / name for name in ("postgres", "redis")}
-        postgres = await asyncio.to_thread(_start_postgres, homes["postgres"], free_port())
-        redis = await asyncio.to_thread(_start_redis, homes["redis"], free_port())
-        network = await exits.enter_async_context(TcpProxy("127.0.0.1", redis.port))
-        secret = secrets.token_urlsafe(48)
-        environment = _environment(postgres, network.port, secret)
-        settings = load_settings(
-            database_url=postgres.url, redis_url=redis.url, gateway_url=environment["GATEWAY_URL"]
-        )
-        stack = Stack(
-            folder, environment, postgres, redis, network, settings, secret, PRODUCTS, homes
-        )
-        exits.push_async_callback(stack.stop)
-        await migrate(postgres.url)
-        async with open_resources(settings) as resources:
-            await load_products(PRODUCTS, resources.db)
-        _start_programs(stack)
-        keeper = asyncio.create_task(stack.keep_running(), name="keeper")
-        exits.callback(keeper.cancel)
-        await stack.mend()
-        yield stack
-
-
-def _environment(postgres: Server, redis_port: int, secret: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name.lower() not in _ADDRESSES}
-    return kept | {
-        "DATABASE_URL": postgres.url,
-        "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
-        "GATEWAY_URL": f"http://127.0.0.1:{free_port()}",
-        "SMTP_HOST": "127.0.0.1",
-        "SMTP_PORT": str(free_port()),
-        "JWT_SECRET": secret,
-        "LOG_LEVEL": os.environ.get("LOG_LEVEL", "warning"),
-        "LOG_FORMAT": "console",
-    }
-
-
-def _start_programs(stack: Stack) -> None:
-    environment = stack.environment
-    gateway_port = environment["GATEWAY_URL"].rpartition(":")[2]
-    stack.start(
-        "gateway",
-        "orderflow.sandbox.gateway",
-        *("--port", gateway_port, "--ledger", str(stack.ledger)),
-    )
-    stack.start(
-        "mail",
-        "orderflow.sandbox.mail",
-        *("--port", environment["SMTP_PORT"], "--folder", str(stack.mails)),
-    )
-    for number in (1, 2):
-        stack.start(f"api-{number}", "orderflow.api", environment={"PORT": str(free_port())})
-        start_worker(stack, f"payment-{number}")
-    start_worker(stack, "notification-1")
-    start_worker(stack, "order-1")
-
-
-def start_worker(stack: Stack, name: str) -> None:
-    """Start a sound worker under a name such as `payment-1`."""
-    stack.start(name, "orderflow.worker", name.partition("-")[0], "--concurrency", "20")
-
-
-def processes_of(server: Server) -> list[psutil.Process]:
-    """Return the processes of a server: PostgreSQL has many."""
-    try:
-        main = psutil.Process(server.process.pid)
-        return [main, *main.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _start_postgres(home: Path, port: int) -> Server:
-    durable = {"fsync": "on", "synchronous_commit": "on", "max_connections": "200"}
-    return start_postgres(home, port, durable)
-
-
-def _start_redis(home: Path, port: int) -> Server:
-    return start_redis(home, port, executable=own_redis())
-
-
-def _copy(home: Path, to: Path) -> None:
-    """Make `to` the same as `home`, owners and all."""
-    if to.exists():
-        shutil.rmtree(to)
-    subprocess.run(["cp", "--archive", str(home), str(to)], check=True)
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:

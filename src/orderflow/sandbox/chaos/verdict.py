@@ -15,8 +15,9 @@ from typing import Any
 
 import asyncpg
 
+from orderflow.products import Product
 from orderflow.sandbox.chaos.customers import Customers, Wish
-from orderflow.sandbox.chaos.stack import PRODUCTS, Stack
+from orderflow.sandbox.chaos.stack import Stack
 
 #: Longer than three attempts with their backoff, a dead worker's lock, two runs of a reconciler.
 PATIENCE_S = 180.0
@@ -61,7 +62,7 @@ async def judge(stack: Stack, customers: Customers) -> Verdict:
         _judge_orders(customers, rows, charges, _mails(stack.mails), verdict)
         payments = {str(row["id"]) for row in await db.fetch("SELECT id FROM payments")}
         verdict.wrong += [f"charge {key} is of no payment" for key in charges.keys() - payments]
-        await _judge_stock(db, verdict)
+        await _judge_stock(db, stack.products, verdict)
         return verdict
     finally:
         await db.close()
@@ -132,9 +133,9 @@ def _judge_order(wish: Wish, row: asyncpg.Record, charge: str | None, verdict: V
         verdict.wrong.append(f"{who} has the charge {charge}, not {asked_of_gateway}")
 
 
-async def _judge_stock(db: Any, verdict: Verdict) -> None:
+async def _judge_stock(db: Any, products: Sequence[Product], verdict: Verdict) -> None:
     shelf = await db.fetchrow(_SHELF)
-    at_first = PRODUCTS[0].stock or 0
+    at_first = products[0].stock or 0
     if shelf["stock"] + shelf["taken"] != at_first:
         verdict.wrong.append(
             f"{shelf['stock']} pieces are left and {shelf['taken']} sold, of {at_first}"

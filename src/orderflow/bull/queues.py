@@ -63,6 +63,7 @@ class JobQueues:
         self._depth_limit = depth_limit
         self._offer_s = offer_s
         self._breaker = CircuitBreaker(_FAILED_OFFERS, _OFFERS_REST_S, _OFFERS_REST_S)
+        self._answers = False
         self._queues: dict[str, NodeQueue] = {}
         self._levels: dict[str, _Level] = {}
         self._states = client.register_script(_STATES_SCRIPT)
@@ -110,15 +111,22 @@ class JobQueues:
         limit waits, so that the reconciler can feed in what is older first. Once offers failed,
         about one in a second looks whether Redis is back, and the others do not wait for it.
         """
-        if self._is_known_to_be_full(job.queue):
+        level = self._levels.setdefault(job.queue, _Level())
+        is_known = time.monotonic() < level.look_at
+        if is_known and level.full:
             return False
         was_left_alone = self._breaker.is_open
         try:
             with self._breaker.attempt(RedisError, OSError):
+                if is_known and self._answers:
+                    # One command on an open connection, which has a time-out of its own.
+                    await self.add(job)
+                    return True
                 taken = await self._in_time(self._add_unless_full(job))
         except BreakerOpen:
             return False
         except (RedisError, OSError) as error:
+            self._answers = False
             log.warning(
                 "job left to the reconciler",
                 job_id=job.job_id,
@@ -126,6 +134,7 @@ class JobQueues:
                 others_too=self._breaker.is_open,
             )
             return False
+        self._answers = True
         if was_left_alone:
             log.info("Redis takes jobs again")
         return taken
@@ -163,10 +172,6 @@ class JobQueues:
     async def room(self, queue: str) -> int:
         """Return how many jobs may be added before the queue is as deep as it may be."""
         return max(0, self._depth_limit - await self.depth(queue))
-
-    def _is_known_to_be_full(self, queue: str) -> bool:
-        level = self._levels.get(queue)
-        return level is not None and level.full and time.monotonic() < level.look_at
 
     async def _is_full(self, queue: str) -> bool:
         level = self._levels.setdefault(queue, _Level())

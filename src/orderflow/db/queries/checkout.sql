@@ -108,9 +108,9 @@ LIMIT 1
 
 -- name: count_overdue
 -- seconds, how many to count at most.
--- How many orders wait for their payment for longer than that. The last ones that do so are looked
--- at, and none that an hour could not bring to its end: it costs the same when millions wait, and
--- what waits for a mail only, or is stuck for a reason of its own, is not taken for a full queue.
+-- How many orders wait for their payment for longer than that. Only the youngest of those are
+-- looked at, of one hour: it costs the same when millions wait, and what waits for a mail only, or
+-- was stuck before for a reason of its own, is not taken for a full queue.
 SELECT count(*) AS overdue
 FROM (
     SELECT status

@@ -1,4 +1,4 @@
-"""Find dead links in the Markdown of this repository: files, and headings inside of files.
+"""Find dead links in the Markdown of this repository: files, headings inside of files, and tests.
 
 Links to other hosts are not followed: the check must pass without a network.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 
 
@@ -43,6 +44,10 @@ def dead_links(file: Path) -> list[str]:
             faults.append(f"{file}: no file {target}")
         elif anchor and anchor not in anchors(found):
             faults.append(f"{file}: no heading {target}")
+    for path, name in _TEST.findall(text):
+        test = Path(path)
+        if not test.exists() or f"def {name}(" not in test.read_text("utf-8"):
+            faults.append(f"{file}: no test {path}::{name}")
     return faults
 
 

@@ -136,7 +136,9 @@ class _Run:
             async with few:
                 await self._do(case)
 
-        await asyncio.gather(*map(do, cases))
+        async with asyncio.TaskGroup() as group:
+            for case in cases:
+                group.create_task(do(case))
 
     async def _do(self, case: Case) -> None:
         """Do what was decided about one order, and say so if anything came of it."""

@@ -130,7 +130,10 @@ def _decimal_text(value: object) -> object:
 
 
 # The rule stands next to its type: so it is part of the type's own check, which is the fast one.
-Id = Annotated[str, Field(min_length=1, max_length=255), BeforeValidator(_text_id)]
+# PostgreSQL keeps no NUL in a text.
+Id = Annotated[
+    str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]*$"), BeforeValidator(_text_id)
+]
 Amount = Annotated[
     Decimal,
     Field(ge=0, max_digits=12, decimal_places=2),

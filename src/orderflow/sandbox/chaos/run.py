@@ -62,22 +62,26 @@ def run_chaos(plan: Plan) -> int:
     0: all that is judged holds. 1: something does not. 2: refused. 130: interrupted. Data and logs
     stay in the plan's folder, and where something does not hold, also without one.
     """
-    place = plan.folder or Path(tempfile.mkdtemp(prefix="orderflow-chaos-"))
+    kept = plan.folder
     try:
         _check(plan)
+        place = plan.folder or Path(tempfile.mkdtemp(prefix="orderflow-chaos-"))
         place.mkdir(parents=True, exist_ok=True)
-        outcomes = asyncio.run(_until_signal(_run_all(plan, place)))
+        try:
+            outcomes = asyncio.run(_until_signal(_run_all(plan, place)))
+            holds = all(outcome.verdict.holds for outcome in outcomes)
+            kept = kept or (None if holds else place)
+        finally:
+            if kept is None:
+                shutil.rmtree(place)
     except (ChaosError, ServerError) as error:
         _say(f"orderflow chaos: {error}")
         return _REFUSED
     except (KeyboardInterrupt, asyncio.CancelledError):
         return _INTERRUPTED
     _say("\n" + "\n".join(table(outcomes)))
-    holds = all(outcome.verdict.holds for outcome in outcomes)
-    if holds and plan.folder is None:
-        shutil.rmtree(place)
-    else:
-        _say(f"Data and logs are in {place}")
+    if kept:
+        _say(f"Data and logs are in {kept}")
     return _HOLDS if holds else _FAILED
 
 

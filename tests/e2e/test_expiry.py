@@ -21,10 +21,11 @@ def test_it_is_cancelled_and_its_customer_told_once_in_plain_words(
     runs = shop.log("order").count("reconciled")
     wait_until(lambda: shop.log("order").count("reconciled") > runs + 1, "two more runs")
     [mail] = mail_server.mails(receipt["orderId"])
-    text = mail.get_body(["plain"]).get_content()
-    assert "could not be paid in time and is cancelled" in text
-    assert "declined" not in text
-    assert "expired" not in text
+    for form in ("plain", "html"):
+        text = mail.get_body([form]).get_content()
+        assert "could not be paid in time" in text
+        assert "declined" not in text
+        assert "expired" not in text
 
     shop.start("payment")
     shop.stop("payment")

@@ -53,7 +53,7 @@ class Outcome:
 
 def list_scenarios() -> list[str]:
     """Return a line a scenario: its name and what happens."""
-    return [f"{name:<18}{scenario.what}" for name, scenario in SCENARIOS.items()]
+    return [f"{name:<20}{scenario.what}" for name, scenario in SCENARIOS.items()]
 
 
 def run_chaos(plan: Plan) -> int:
@@ -165,7 +165,7 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-_LINE = "{:<18}{:>5}{:>9}{:>6}{:>8}{:>7}{:>11}{:>9}"
+_LINE = "{:<20}{:>5}{:>9}{:>6}{:>8}{:>7}{:>11}{:>9}"
 
 
 def _total(verdicts: Sequence[Verdict], count: Callable[[Verdict], int]) -> int:

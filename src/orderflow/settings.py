@@ -6,14 +6,16 @@ Each field is a variable of the same name in capitals; `.env.example` explains e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     Secret,
@@ -43,6 +45,25 @@ def _long_enough(secret: SecretStr) -> SecretStr:
 SigningSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
+class RequestRate(NamedTuple):
+    """So many requests in so many seconds."""
+
+    max: int
+    seconds: int
+
+
+def _parse_rate(text: object) -> object:
+    if isinstance(text, RequestRate):
+        return text
+    parts = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", str(text))
+    if parts is None:
+        raise ValueError("must be MAX/SECONDS, as 30/60")
+    return RequestRate(int(parts[1]), int(parts[2]))
+
+
+Rate = Annotated[RequestRate, BeforeValidator(_parse_rate)]
+
+
 class RateLimit(BaseModel):
     """At most `max` jobs start in `duration` milliseconds, over all workers of a queue."""
 
@@ -64,6 +85,9 @@ class Settings(BaseSettings):
     port: Port = 8000
     web_concurrency: int = Field(default=1, ge=1, le=256)
     max_body_bytes: int = Field(default=65_536, ge=1_024, le=10_485_760)
+    checkout_rate_per_user: Rate | None = None
+    checkout_rate_per_address: Rate | None = None
+    forwarded_allow_ips: str | None = None
     checkouts_in_flight: int = Field(default=1_000, ge=1, le=100_000)
     shed_after_s: int | None = Field(default=None, ge=1, le=86_400)
     idempotency_key_required: bool = False
@@ -103,6 +127,7 @@ class Settings(BaseSettings):
     worker_poison_deaths: int = Field(default=3, ge=1, le=100)
     worker_hang_ms: Milliseconds = 10_000
     job_timeout_ms: Milliseconds = 60_000
+    shutdown_grace_ms: int = Field(default=0, ge=0, le=600_000)
     drain_timeout_ms: Milliseconds = 20_000
     rate_limits: Mapping[str, RateLimit] = Field(default_factory=dict)
     reconcile_interval_ms: Milliseconds = 15_000

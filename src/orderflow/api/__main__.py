@@ -44,8 +44,8 @@ def serve() -> None:
         lifespan="on",
         access_log=False,
         server_header=False,
-        # Nothing here asks who is behind a proxy.
-        proxy_headers=False,
+        proxy_headers=settings.forwarded_allow_ips is not None,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         log_config=None,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_ms / 1000),
     )

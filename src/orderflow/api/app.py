@@ -19,6 +19,7 @@ from orderflow.api.limits import Backlog, BodyLimit, InFlight
 from orderflow.api.openapi import get_openapi
 from orderflow.api.orders import get_order, list_orders
 from orderflow.api.problems import ProblemAnswers, answer_error
+from orderflow.api.rates import Rates
 from orderflow.api.state import State
 from orderflow.logs import configure_logs
 from orderflow.resources import open_resources
@@ -43,6 +44,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 tokens,
                 InFlight(settings.checkouts_in_flight),
                 Backlog(resources.db, settings.shed_after_s),
+                Rates(settings.checkout_rate_per_user),
+                Rates(settings.checkout_rate_per_address),
             )
             yield
 

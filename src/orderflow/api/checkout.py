@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from orderflow.api.faults import Fault, faults_of, json_pointer
 from orderflow.api.problems import Kind, Problem, problem_of
+from orderflow.api.rates import network_of
 from orderflow.api.state import State, state_of
 from orderflow.checkout import Checkout, IdempotencyKey, place_order
 from orderflow.errors import OutOfStock, UnknownProducts
@@ -38,6 +39,8 @@ class PostCheckout:
         """Answer the request. Raises what the middleware answers as a problem."""
         request = Request(scope, receive)
         state = state_of(request)
+        if request.client is not None:
+            state.per_address.count(network_of(request.client.host))
         with state.checkouts.one():
             await state.backlog.check()
             response = await _answer_checkout(request, state)
@@ -47,6 +50,7 @@ class PostCheckout:
 async def _answer_checkout(request: Request, state: State) -> Response:
     resources = state.resources
     user = await state.tokens.user(request.headers)
+    state.per_user.count(user.id)
     key = read_idempotency_key(request.headers, resources.settings)
     checkout = await _read_checkout(request)
     try:

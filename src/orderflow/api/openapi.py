@@ -65,6 +65,7 @@ _POST_CHECKOUT = Operation(
         Kind.MIXED_CURRENCIES,
         Kind.TOTAL_TOO_LARGE,
         Kind.IDEMPOTENCY_KEY_REUSED,
+        Kind.TOO_MANY_REQUESTS,
         Kind.DATABASE_UNAVAILABLE,
         Kind.TOO_MANY_CHECKOUTS,
         Kind.PAYMENTS_BEHIND,

@@ -47,6 +47,7 @@ class Kind(Enum):
     MIXED_CURRENCIES = 422, "The products have different currencies"
     TOTAL_TOO_LARGE = 422, "The total is too large"
     IDEMPOTENCY_KEY_REUSED = 422, "The Idempotency-Key belongs to another request"
+    TOO_MANY_REQUESTS = 429, "Too many checkouts from one caller"
     INTERNAL_ERROR = 500, "Something went wrong"
     DATABASE_UNAVAILABLE = 503, "The database does not answer"
     TOO_MANY_CHECKOUTS = 503, "More orders are coming in than can be taken now"
@@ -74,6 +75,7 @@ PASSING = frozenset(
         Kind.DATABASE_UNAVAILABLE,
         Kind.TOO_MANY_CHECKOUTS,
         Kind.PAYMENTS_BEHIND,
+        Kind.TOO_MANY_REQUESTS,
         Kind.SIGNING_KEYS_UNAVAILABLE,
     }
 )

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from orderflow.api.auth import Tokens
 from orderflow.api.limits import Backlog, InFlight
+from orderflow.api.rates import Rates
 from orderflow.resources import Resources
 
 
@@ -19,6 +20,8 @@ class State:
     tokens: Tokens
     checkouts: InFlight
     backlog: Backlog
+    per_user: Rates
+    per_address: Rates
 
 
 def state_of(request: Request) -> State:

@@ -70,6 +70,30 @@ async def test_a_job_whose_lock_went_to_another_is_not_overwritten(redis_server,
     assert "completed" not in dict(bench.told)
 
 
+async def test_a_job_that_comes_while_the_drain_begins_is_done(redis_server, probe):
+    ran: list[str] = []
+    drains: list[asyncio.Task[None]] = []
+
+    async def process(job: Any, _token: str) -> dict[str, str]:
+        if not ran:
+            # It begins when the end of this job is on its way, and the next one is asked for.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(lambda: drains.append(loop.create_task(bench.worker.close())))
+        ran.append(job.id)
+        return {}
+
+    bench = probe(redis_server.url, "drain", process, concurrency=1)
+    await bench.worker.pause()
+    first, second, third = [(await bench.queue.add("probe", {}, {})).id for _ in range(3)]
+    bench.worker.resume()
+    await bench.until_told("completed", "")
+    await asyncio.wait_for(asyncio.shield(drains[0]), PATIENCE_S)
+
+    assert ran == [first, second]
+    assert await bench.redis.lrange(f"{bench.prefix}:active", 0, -1) == []
+    assert await bench.redis.lrange(f"{bench.prefix}:wait", 0, -1) == [third]
+
+
 async def test_a_result_that_is_no_json_is_a_failed_attempt(redis_server, probe):
     async def process(_job: Any, _token: str) -> dict[str, object]:
         return {"when": object()}

@@ -447,7 +447,10 @@ class SlotWorker(Worker):  # type: ignore[misc]
 
     async def _next(self, reply: list[Any] | None, token: str) -> Job | None:
         """Go on with what the end of a job brought: its lock has the same token."""
-        if reply is None or not self._goes_on():
+        # One that came is ours, also if a drain began while it was on its way: dropped, it would be
+        # nobody's until its lock ends.
+        brings_one = reply is not None and reply[0] is not None
+        if not brings_one and not self._fetches():
             # Not asked for: whether there are jobs is not known.
             self.drained = False
             return None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import resource
+import socket
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -62,7 +63,7 @@ async def _die_in_flight(run: Run, wish: Wish) -> None:
 async def _rude_clients(run: Run) -> list[str]:
     async with contextlib.AsyncExitStack() as exits:
         for _ in range(_idle_connections(run.orders)):
-            await exits.enter_async_context(_connection(run))
+            exits.enter_context(await _idle_connection(run))
         slow = [await exits.enter_async_context(_connection(run)) for _ in range(_SLOW_CONNECTIONS)]
         for number, writer in enumerate(slow):
             writer.write(_unended(run, number))
@@ -80,6 +81,15 @@ def _idle_connections(orders: int) -> int:
     """Return how many: ten thousand, or fewer in a short run, or as the limit of files allows."""
     limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(0, min(10_000, 50 * orders, limit - _FILES_OF_OUR_OWN))
+
+
+async def _idle_connection(run: Run) -> socket.socket:
+    """Connect, and say nothing. A bare socket: thousands of more would slow the customers."""
+    address = urlsplit(run.chance.choice(run.stack.urls))
+    idle = socket.socket()
+    idle.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(idle, (address.hostname, address.port))
+    return idle
 
 
 def _unended(run: Run, number: int) -> bytes:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from orderflow.sandbox.chaos.scenarios import Run, Skipped, scenario
@@ -91,15 +90,15 @@ async def _small_disk(run: Run, server: str) -> AsyncIterator[Path]:
 async def _fill(run: Run, disk: Path) -> None:
     await asyncio.sleep(run.some_s(0.5, 1.5))
     ballast = disk / "ballast"
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:
         # What is freed meanwhile is taken as well.
         for _ in range(10):
-            try:
-                while shutil.disk_usage(disk).free:
-                    file.write(bytes(min(2**20, shutil.disk_usage(disk).free)))
-                    file.flush()
-            except OSError:
-                pass
+            with suppress(OSError):  # there is no room left: as it is meant
+                while file.write(bytes(2**20)):
+                    pass
+            with suppress(OSError):
+                while file.write(bytes(2**10)):
+                    pass
             await asyncio.sleep(run.some_s(*_FULL_S) / 10)
     ballast.unlink()
 
@@ -116,4 +115,8 @@ def _mount(disk: Path, size: int) -> None:
 
 
 def _used_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a server at work removes files of its own
+            size += file.stat().st_size
+    return size

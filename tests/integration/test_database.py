@@ -96,7 +96,7 @@ def frozen(server: Server) -> Iterator[None]:
 async def test_a_database_that_is_away_is_told_and_comes_back():
     port = free_port()
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    async with open_database(url, size=2, timeout_ms=500) as db:
+    async with open_database(url, size=2, timeout_ms=2_000) as db:
         with pytest.raises(DatabaseUnavailable, match="ConnectionRefusedError"):
             await db.ping()
         with tempfile.TemporaryDirectory(prefix="orderflow-postgres-") as folder:
@@ -108,7 +108,7 @@ async def test_a_database_that_is_away_is_told_and_comes_back():
                     with pytest.raises(DatabaseUnavailable, match="TimeoutError"):
                         await db.ping()
                     # Not the time-out twice: once for the statement, once for its cancellation.
-                    assert time.monotonic() - began < 0.9
+                    assert time.monotonic() - began < 3.5
                 await db.ping()
                 server.kill()
                 with pytest.raises(DatabaseUnavailable):

@@ -128,6 +128,7 @@ class Settings(BaseSettings):
     worker_hang_ms: Milliseconds = 10_000
     job_timeout_ms: Milliseconds = 60_000
     shutdown_grace_ms: int = Field(default=0, ge=0, le=600_000)
+    shutdown_grace_ms: int = Field(default=0, ge=0, le=600_000)
     drain_timeout_ms: Milliseconds = 20_000
     rate_limits: Mapping[str, RateLimit] = Field(default_factory=dict)
     reconcile_interval_ms: Milliseconds = 15_000

@@ -15,6 +15,7 @@ from orderflow.api.checkout import PostCheckout
 from orderflow.api.docs import get_docs, get_docs_style
 from orderflow.api.headers import SafeHeaders
 from orderflow.api.health import livez, readyz
+from orderflow.api.leaving import leave_in_time
 from orderflow.api.limits import Backlog, BodyLimit, InFlight
 from orderflow.api.openapi import get_openapi
 from orderflow.api.orders import get_order, list_orders
@@ -38,7 +39,12 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_resources(settings) as resources, open_tokens(settings) as tokens:
+        async with (
+            open_resources(settings) as resources,
+            open_tokens(settings) as tokens,
+            leave_in_time(settings.shutdown_grace_ms) as leaving,
+        ):
+            app.state.leaving = leaving
             app.state.shared = State(
                 resources,
                 tokens,

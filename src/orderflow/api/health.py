@@ -23,7 +23,10 @@ async def livez(_request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Say whether checkouts can be taken, and how each server is."""
+    """Say whether checkouts can be taken, and how each server is.
+
+    A process that is about to stop says `stopping`, so that a load balancer sends it no more.
+    """
     resources = state_of(request).resources
     postgres, redis = await asyncio.gather(_check(resources.db.ping), _check(resources.queues.ping))
     status = "ok"
@@ -33,9 +36,11 @@ async def readyz(request: Request) -> Response:
         # Checkouts go on from PostgreSQL while Redis is away, and their jobs follow when it is
         # back: taking the API out of service for it would close the shop.
         status = "degraded"
+    if request.app.state.leaving.begun:
+        status = "stopping"
     return JSONResponse(
         {"status": status, "checks": {"postgres": postgres, "redis": redis}},
-        503 if status == "unavailable" else 200,
+        503 if status in {"unavailable", "stopping"} else 200,
     )
 
 

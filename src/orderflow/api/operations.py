@@ -11,7 +11,16 @@ from orderflow.api.schemas import ref
 Json = dict[str, Any]
 
 #: Anyone may meet these anywhere: they are every operation's `default` answer.
-_ANYWHERE = (Kind.NOT_FOUND, Kind.METHOD_NOT_ALLOWED, Kind.BODY_TOO_LARGE, Kind.INTERNAL_ERROR)
+_ANYWHERE = (
+    Kind.MALFORMED_REQUEST,
+    Kind.NOT_FOUND,
+    Kind.METHOD_NOT_ALLOWED,
+    Kind.REQUEST_TIMEOUT,
+    Kind.BODY_TOO_LARGE,
+    Kind.HEAD_TOO_LARGE,
+    Kind.INTERNAL_ERROR,
+    Kind.TOO_MANY_CONNECTIONS,
+)
 
 #: The headers that a problem has beside its body: of which kinds, and what for.
 _PROBLEM_HEADERS = {

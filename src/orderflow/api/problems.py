@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 class Kind(Enum):
     """Every kind of problem there is: its status and title. The name makes its stable URN."""
 
+    MALFORMED_REQUEST = 400, "The request is not HTTP"
     NOT_JSON = 400, "The body is not JSON"
     INVALID_HEADER = 400, "A header is not valid"
     INVALID_QUERY = 400, "The query is not valid"
@@ -39,6 +40,7 @@ class Kind(Enum):
     NOT_FOUND = 404, "There is nothing here"
     ORDER_NOT_FOUND = 404, "There is no such order"
     METHOD_NOT_ALLOWED = 405, "The method is not allowed here"
+    REQUEST_TIMEOUT = 408, "The request took too long to come"
     OUT_OF_STOCK = 409, "A product is out of stock"
     BODY_TOO_LARGE = 413, "The body is too large"
     UNSUPPORTED_MEDIA_TYPE = 415, "The body must be JSON"
@@ -48,9 +50,11 @@ class Kind(Enum):
     TOTAL_TOO_LARGE = 422, "The total is too large"
     IDEMPOTENCY_KEY_REUSED = 422, "The Idempotency-Key belongs to another request"
     TOO_MANY_REQUESTS = 429, "Too many checkouts from one caller"
+    HEAD_TOO_LARGE = 431, "The request line and headers are too large"
     INTERNAL_ERROR = 500, "Something went wrong"
     DATABASE_UNAVAILABLE = 503, "The database does not answer"
     TOO_MANY_CHECKOUTS = 503, "More orders are coming in than can be taken now"
+    TOO_MANY_CONNECTIONS = 503, "More connections are open than can be held"
     PAYMENTS_BEHIND = 503, "Orders wait too long for their payment"
     SIGNING_KEYS_UNAVAILABLE = 503, "The keys that tokens are checked with cannot be fetched"
 
@@ -74,6 +78,7 @@ PASSING = frozenset(
     {
         Kind.DATABASE_UNAVAILABLE,
         Kind.TOO_MANY_CHECKOUTS,
+        Kind.TOO_MANY_CONNECTIONS,
         Kind.PAYMENTS_BEHIND,
         Kind.TOO_MANY_REQUESTS,
         Kind.SIGNING_KEYS_UNAVAILABLE,

@@ -120,7 +120,7 @@ _ANSWERS: dict[str, Schema] = {
     "Liveness": _object("The process answers.", status={"const": "ok"}),
     "Readiness": _object(
         "Whether checkouts can be taken. They can without Redis: then it is `degraded`.",
-        status={"type": "string", "enum": ["ok", "degraded", "unavailable"]},
+        status={"type": "string", "enum": ["ok", "degraded", "unavailable", "stopping"]},
         checks=ref("ServerChecks"),
     ),
     "ServerChecks": _object("Each server.", postgres=ref("ServerCheck"), redis=ref("ServerCheck")),

@@ -182,6 +182,7 @@ async def test_an_answer_that_began_cannot_become_a_problem() -> None:
 def test_types_are_stable() -> None:
     # Clients go by these: a name may be added, and never be changed.
     assert {kind.label: kind.status for kind in Kind} == {
+        "malformed-request": 400,
         "not-json": 400,
         "invalid-header": 400,
         "invalid-query": 400,
@@ -189,6 +190,7 @@ def test_types_are_stable() -> None:
         "not-found": 404,
         "order-not-found": 404,
         "method-not-allowed": 405,
+        "request-timeout": 408,
         "out-of-stock": 409,
         "body-too-large": 413,
         "unsupported-media-type": 415,
@@ -197,9 +199,12 @@ def test_types_are_stable() -> None:
         "mixed-currencies": 422,
         "total-too-large": 422,
         "idempotency-key-reused": 422,
+        "too-many-requests": 429,
+        "head-too-large": 431,
         "internal-error": 500,
         "database-unavailable": 503,
         "too-many-checkouts": 503,
+        "too-many-connections": 503,
         "payments-behind": 503,
         "signing-keys-unavailable": 503,
     }

@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     port: Port = 8000
     web_concurrency: int = Field(default=1, ge=1, le=256)
     max_body_bytes: int = Field(default=65_536, ge=1_024, le=10_485_760)
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    request_timeout_s: int = Field(default=10, ge=1, le=3_600)
     checkout_rate_per_user: Rate | None = None
     checkout_rate_per_address: Rate | None = None
     forwarded_allow_ips: str | None = None
@@ -127,7 +129,6 @@ class Settings(BaseSettings):
     worker_poison_deaths: int = Field(default=3, ge=1, le=100)
     worker_hang_ms: Milliseconds = 10_000
     job_timeout_ms: Milliseconds = 60_000
-    shutdown_grace_ms: int = Field(default=0, ge=0, le=600_000)
     shutdown_grace_ms: int = Field(default=0, ge=0, le=600_000)
     drain_timeout_ms: Milliseconds = 20_000
     rate_limits: Mapping[str, RateLimit] = Field(default_factory=dict)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,6 +21,7 @@ from orderflow.api.limits import Backlog, BodyLimit, InFlight
 from orderflow.api.openapi import get_openapi
 from orderflow.api.orders import get_order, list_orders
 from orderflow.api.problems import ProblemAnswers, answer_error
+from orderflow.api.protocol import LIMITS, ConnectionLimits
 from orderflow.api.rates import Rates
 from orderflow.api.state import State
 from orderflow.logs import configure_logs
@@ -38,7 +40,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     check_authentication(settings)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         async with (
             open_resources(settings) as resources,
             open_tokens(settings) as tokens,
@@ -53,7 +55,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 Rates(settings.checkout_rate_per_user),
                 Rates(settings.checkout_rate_per_address),
             )
-            yield
+            yield {LIMITS: ConnectionLimits(settings.max_connections, settings.request_timeout_s)}
 
     app = Starlette(
         routes=[

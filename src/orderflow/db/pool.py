@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -44,6 +45,8 @@ def _in_our_words() -> Iterator[None]:
     try:
         yield
     except _AWAY as error:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise DatabaseUnavailable(reason=f"its certificate, {error.verify_message}") from error
         # asyncpg's complaints about our own arguments are InterfaceErrors too: those are bugs.
         if isinstance(error, ValueError):
             raise

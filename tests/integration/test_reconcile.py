@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from orderflow import reconcile
 from orderflow.bull.queues import JobState
+from orderflow.bull.suspects import PUT_ASIDE
 from orderflow.contract import (
     PaymentMethod,
     order_confirmation_job,
@@ -108,6 +109,17 @@ async def test_a_kept_failed_job_runs_again_with_its_attempts_anew(resources, pl
     again = await resources.queues.queue("payment-processing").getJob(job.job_id)
     assert (again.attemptsMade, again.failedReason) == (0, None)
     assert await redis.zscore(f"{prefix}:prioritized", job.job_id) is not None
+
+
+async def test_a_job_that_ended_its_workers_is_left_to_a_person(resources, place, redis):
+    job = payment_job_of(await place())
+    prefix = f"{resources.settings.queue_prefix}:payment-processing"
+    await redis.zrem(f"{prefix}:prioritized", job.job_id)
+    await redis.zadd(f"{prefix}:failed", {job.job_id: 1})
+    await redis.hset(f"{prefix}:{job.job_id}", "failedReason", f"{PUT_ASIDE} 3 times")
+
+    assert await run(resources) == reconcile.Counts(unsettled=1)
+    assert await redis.zscore(f"{prefix}:failed", job.job_id) is not None
 
 
 async def test_an_order_that_just_moved_is_given_time(resources, place, redis):

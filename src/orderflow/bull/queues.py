@@ -19,6 +19,7 @@ from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage, outage_key
 from orderflow.bull.connection import connect_producer
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.scripts import ReadyJob
+from orderflow.bull.suspects import PUT_ASIDE
 from orderflow.bull.trace import current_carrier
 from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
 from orderflow.settings import Settings
@@ -36,6 +37,7 @@ class JobState(StrEnum):
     ACTIVE = "active"  # a worker is at it, or died over it: BullMQ's look for such finds it
     COMPLETED = "completed"
     FAILED = "failed"
+    PUT_ASIDE = "put aside"  # failed, since it ended every worker that ran it
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +350,10 @@ local function state(id)
   if set("prioritized", id) then return "live" end
   if redis.call("EXISTS", prefix .. id .. ":lock") == 1 then return "active" end
   if set("completed", id) then return "completed" end
-  if set("failed", id) then return "failed" end
+  if set("failed", id) then
+    local reason = redis.call("HGET", prefix .. id, "failedReason") or ""
+    return string.find(reason, "{PUT_ASIDE}", 1, true) == 1 and "put aside" or "failed"
+  end
   local due = set("delayed", id)
   if due then return tonumber(due) > astray and "astray" or "live" end
   if set("waiting-children", id) then return "live" end

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 #: full, and those jobs are to be done in seconds, not one by one.
 SUSPECT_FROM = 2
 
+#: How the reason begins for which a job was put aside.
+PUT_ASIDE = "it ended its worker's process"
 _MARK = "of:death:"
 
 #: A field for each run, named after its token: marking twice, as after a lost reply, counts once.
@@ -83,7 +85,7 @@ class Suspects:
             if deaths >= self._deaths:
                 log.error("job put aside: it ends its workers", job_id=job_id, deaths=deaths)
                 often = "once" if deaths == 1 else f"{deaths} times"
-                raise UnrecoverableError(f"it ended its worker's process {often}")
+                raise UnrecoverableError(f"{PUT_ASIDE} {often}")
             try:
                 yield
             finally:

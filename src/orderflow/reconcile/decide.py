@@ -134,6 +134,7 @@ _ANY_JOB = {
     JobState.LOST: Decision(Action.REPLACE, "its job is in no list, so nobody would run it"),
     JobState.ASTRAY: Decision(Action.REPLACE, "its job waits for the time of a clock gone wrong"),
     JobState.FAILED: Decision(Action.RETRY, "its job failed, and it is not settled"),
+    JobState.PUT_ASIDE: Decision(Action.LEAVE, "its job ended every worker that ran it"),
 }
 _TO_CHARGE = _ANY_JOB | {
     JobState.COMPLETED: Decision(Action.RETRY, "its job ended elsewhere without an outcome"),

@@ -148,6 +148,23 @@ async def test_an_api_tells_its_balancer_before_it_stops(closed_shop):
     assert await asyncio.to_thread(process.wait, 30) == 0
 
 
+async def test_a_charge_that_outlasts_the_drain_is_left_and_taken_once(
+    shop, gateway_server, redis, settings
+):
+    shop.stop("payment")
+    shop.start("payment", DRAIN_TIMEOUT_MS="300")
+    receipt = shop.checkout(paymentToken="tok_slow")
+    wait_until(lambda: gateway_server.charge(receipt["paymentId"]) is not None, "the charge")
+    charge = gateway_server.charge(receipt["paymentId"])
+    shop.stop("payment")
+    assert redis.llen(f"{settings.queue_prefix}:payment-processing:active") == 1
+    assert shop.order(receipt["orderId"])["payment"]["status"] == "processing"
+
+    shop.start("payment")
+    shop.wait_for(receipt["orderId"], "confirmed")
+    assert gateway_server.charge(receipt["paymentId"]) == charge
+
+
 def _downgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))

@@ -79,11 +79,11 @@ async def test_two_authorizations_are_refused(api: Any) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"exp": int(time.time()) - 1},
+        {"exp": 1_600_000_000},
         {"exp": None},
         {"exp": "soon"},
         {"exp": float("inf")},
-        {"nbf": int(time.time()) + 600},
+        {"nbf": 9_000_000_000},
         {"sub": None},
         {"sub": ""},
         {"sub": 7},

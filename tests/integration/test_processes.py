@@ -133,9 +133,8 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def wait_for_stop(program: Program, count: int) -> None:
-    """Return when that many processes have noticed that their parent stops, or is gone."""
-    event = "stopping with the parent process"
-    wait_until(lambda: len(events(program, event)) == count, "the stop of every process")
+    """Return when that many processes take no more jobs."""
+    wait_until(lambda: len(events(program, "draining")) == count, "the drain of every process")
 
 
 async def test_every_process_works_on_the_one_queue(fleet):

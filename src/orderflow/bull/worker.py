@@ -112,6 +112,8 @@ def worker_options(queue: str, concurrency: int, settings: Settings) -> dict[str
 
 
 async def _drain_and_close(worker: SlotWorker, timeout_s: float) -> None:
+    # Said in the step that begins it: whoever has read this knows that no job is taken any more.
+    log.info("draining", queue=worker.name, jobs=len(worker.jobs))
     try:
         async with asyncio.timeout(timeout_s):
             return await worker.close()

@@ -22,7 +22,7 @@ from orderflow.api.openapi import get_openapi
 from orderflow.api.orders import get_order, list_orders
 from orderflow.api.problems import ProblemAnswers, answer_error
 from orderflow.api.protocol import LIMITS, ConnectionLimits
-from orderflow.api.rates import Rates
+from orderflow.api.rates import Rates, network_of
 from orderflow.api.state import State
 from orderflow.logs import configure_logs
 from orderflow.resources import open_resources
@@ -46,14 +46,14 @@ def create_app(settings: Settings | None = None) -> Starlette:
             open_tokens(settings) as tokens,
             leave_in_time(settings.shutdown_grace_ms) as leaving,
         ):
-            app.state.leaving = leaving
             app.state.shared = State(
                 resources,
                 tokens,
                 InFlight(settings.checkouts_in_flight),
                 Backlog(resources.db, settings.shed_after_s),
                 Rates(settings.checkout_rate_per_user),
-                Rates(settings.checkout_rate_per_address),
+                Rates(settings.checkout_rate_per_address, network_of),
+                leaving,
             )
             yield {LIMITS: ConnectionLimits(settings.max_connections, settings.request_timeout_s)}
 

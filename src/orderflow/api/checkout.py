@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 
 from orderflow.api.faults import Fault, faults_of, json_pointer
 from orderflow.api.problems import Kind, Problem, problem_of
-from orderflow.api.rates import network_of
 from orderflow.api.state import State, state_of
 from orderflow.checkout import Checkout, IdempotencyKey, place_order
 from orderflow.errors import OutOfStock, UnknownProducts
@@ -40,7 +39,7 @@ class PostCheckout:
         request = Request(scope, receive)
         state = state_of(request)
         if request.client is not None:
-            state.per_address.count(network_of(request.client.host))
+            state.per_address.count(request.client.host)
         with state.checkouts.one():
             await state.backlog.check()
             response = await _answer_checkout(request, state)

@@ -27,7 +27,8 @@ async def readyz(request: Request) -> Response:
 
     A process that is about to stop says `stopping`, so that a load balancer sends it no more.
     """
-    resources = state_of(request).resources
+    state = state_of(request)
+    resources = state.resources
     postgres, redis = await asyncio.gather(_check(resources.db.ping), _check(resources.queues.ping))
     status = "ok"
     if postgres["status"] == "down":
@@ -36,7 +37,7 @@ async def readyz(request: Request) -> Response:
         # Checkouts go on from PostgreSQL while Redis is away, and their jobs follow when it is
         # back: taking the API out of service for it would close the shop.
         status = "degraded"
-    if request.app.state.leaving.begun:
+    if state.leaving.begun:
         status = "stopping"
     return JSONResponse(
         {"status": status, "checks": {"postgres": postgres, "redis": redis}},

@@ -6,6 +6,7 @@ import ipaddress
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from orderflow.api.problems import Kind, Problem
 from orderflow.settings import RequestRate
@@ -16,11 +17,13 @@ _MOST_CALLERS = 10_000
 class Rates:
     """A token bucket for each caller, in this process: Redis may be away, and need not be asked.
 
-    Of the callers those that were seen last are remembered. With `rate` None nobody is counted.
+    Of the callers those that were seen last are remembered. `who` tells which of them are one. With
+    `rate` None nobody is counted.
     """
 
-    def __init__(self, rate: RequestRate | None) -> None:
+    def __init__(self, rate: RequestRate | None, who: Callable[[str], str] = str) -> None:
         self._rate = rate
+        self._who = who
         #: When each caller's bucket is full again; what is not full is spent.
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
@@ -28,6 +31,7 @@ class Rates:
         """Count one request. Raises Problem if the caller has had as many as it may."""
         if self._rate is None:
             return
+        caller = self._who(caller)
         now = time.monotonic()
         each_s = self._rate.seconds / self._rate.max
         full_at = max(self._full_at.get(caller, now), now) + each_s

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from orderflow.api.auth import Tokens
+from orderflow.api.leaving import Leaving
 from orderflow.api.limits import Backlog, InFlight
 from orderflow.api.rates import Rates
 from orderflow.resources import Resources
@@ -14,7 +15,7 @@ from orderflow.resources import Resources
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The open resources of the process, the check of tokens, and the limits on checkouts."""
+    """The open resources of the process, the check of tokens, the limits on checkouts, its end."""
 
     resources: Resources
     tokens: Tokens
@@ -22,6 +23,7 @@ class State:
     backlog: Backlog
     per_user: Rates
     per_address: Rates
+    leaving: Leaving
 
 
 def state_of(request: Request) -> State:

@@ -6,6 +6,7 @@ import asyncio
 import email
 import fcntl
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -166,6 +167,12 @@ def start_program(log: Path, *args: str, environment: dict[str, str] | None = No
             start_new_session=True,
         )
     return Program(process, log)
+
+
+def events(program: Program, event: str) -> list[dict[str, Any]]:
+    """Return the lines of a program's log that tell of an event."""
+    lines = [line for line in program.log.read_text().splitlines() if line[:1] == "{"]
+    return [line for line in map(json.loads, lines) if line["event"] == event]
 
 
 def process_environment(settings: Settings) -> dict[str, str]:

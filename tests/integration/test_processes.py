@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from redis import Redis
-from tests.conftest import Program, process_environment, start_program, wait_until
+from tests.conftest import Program, events, process_environment, start_program, wait_until
 
 from orderflow.bull.queues import open_queues
 from orderflow.processes import pause_before_start_s
@@ -116,11 +114,6 @@ def fleet(
                 process = psutil.Process(line["process"])
                 if process.cwd() == str(tmp_path):
                     process.kill()
-
-
-def events(program: Program, event: str) -> list[dict[str, Any]]:
-    lines = [line for line in program.log.read_text().splitlines() if line[:1] == "{"]
-    return [line for line in map(json.loads, lines) if line["event"] == event]
 
 
 def children(program: Program) -> list[psutil.Process]:

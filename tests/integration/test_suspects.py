@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from tests.conftest import Program, process_environment, start_program, wait_until
+from tests.conftest import Program, events, process_environment, start_program, wait_until
 from tests.integration.conftest import PATIENCE_S, Probe
 
 from orderflow.bull.queues import open_queues
@@ -131,8 +130,7 @@ def fleet(
 
 def deaths_in(program: Program) -> list[int]:
     """Return how the processes of a parent ended, each that was replaced."""
-    lines = [json.loads(line) for line in program.log.read_text().splitlines() if line[:1] == "{"]
-    return [line["status"] for line in lines if line["event"].startswith("a process ended")]
+    return [line["status"] for line in events(program, "a process ended; it is started anew")]
 
 
 def marks(job: dict[str, str]) -> list[str]:

@@ -40,19 +40,21 @@ def test_every_case_has_a_decision_with_a_reason():
         assert decide(row(status, payment, age), state, word, RULES).reason
 
 
+#: What is done about a job, whatever it is to do, but for one that ended elsewhere.
+WHATEVER_IT_DOES = [
+    (JobState.ACTIVE, Action.LEAVE),
+    (JobState.LIVE, Action.LEAVE),
+    (JobState.MISSING, Action.ADD),
+    (JobState.LOST, Action.REPLACE),
+    (JobState.ASTRAY, Action.REPLACE),
+    (JobState.FAILED, Action.RETRY),
+    (JobState.PUT_ASIDE, Action.LEAVE),
+]
+
+
 @pytest.mark.parametrize("status", ["confirmed", "cancelled"])
 @pytest.mark.parametrize(
-    ("state", "expected"),
-    [
-        (JobState.ACTIVE, Action.LEAVE),
-        (JobState.LIVE, Action.LEAVE),
-        (JobState.MISSING, Action.ADD),
-        (JobState.LOST, Action.REPLACE),
-        (JobState.ASTRAY, Action.REPLACE),
-        (JobState.FAILED, Action.RETRY),
-        (JobState.PUT_ASIDE, Action.LEAVE),
-        (JobState.COMPLETED, Action.MARK_TOLD),
-    ],
+    ("state", "expected"), [*WHATEVER_IT_DOES, (JobState.COMPLETED, Action.MARK_TOLD)]
 )
 def test_an_ended_order_has_its_customer_told(status, state, expected):
     ended = row(status, "completed", age=2 * HOUR)
@@ -62,17 +64,7 @@ def test_an_ended_order_has_its_customer_told(status, state, expected):
 
 @pytest.mark.parametrize("payment", OPEN)
 @pytest.mark.parametrize(
-    ("state", "expected"),
-    [
-        (JobState.ACTIVE, Action.LEAVE),
-        (JobState.LIVE, Action.LEAVE),
-        (JobState.MISSING, Action.ADD),
-        (JobState.LOST, Action.REPLACE),
-        (JobState.ASTRAY, Action.REPLACE),
-        (JobState.FAILED, Action.RETRY),
-        (JobState.PUT_ASIDE, Action.LEAVE),
-        (JobState.COMPLETED, Action.RETRY),
-    ],
+    ("state", "expected"), [*WHATEVER_IT_DOES, (JobState.COMPLETED, Action.RETRY)]
 )
 def test_a_payment_that_no_charge_is_known_of_is_put_back(payment, state, expected):
     assert action(row("processing", payment), state, NoWord.NO_CHARGE) is expected

@@ -15,6 +15,7 @@ from orderflow.sandbox.rehearsal.verdict import (
     REDIS_LIMIT_BYTES,
     check_memory,
     check_queues,
+    check_stalled,
     measure_memory,
 )
 
@@ -132,3 +133,11 @@ def test_a_job_that_is_left_is_found():
     [left, empty] = check_queues({"a": Depth(0, 0, 0, 1), "b": Depth(0, 0, 0, 0)})
     assert (left.ok, empty.ok) == (False, True)
     assert "1 failed" in left.message
+
+
+@pytest.mark.parametrize(
+    ("stalled", "sittings", "ok"), [(0, 1, True), (1, 1, False), (1, 2, True), (0, 2, True)]
+)
+def test_a_job_found_stalled_counts_where_nothing_crashed(stalled: int, sittings: int, ok: bool):
+    check = check_stalled(stalled, sittings)
+    assert (check.ok, check.message) == (ok, f"{stalled} jobs found stalled")

@@ -19,6 +19,9 @@ from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+#: What the log says of a job whose worker seemed dead; the rehearsal counts these lines.
+STALLED = "job stalled"
+
 #: BullMQ waits this long after its connection fails; its own 15 s would be the outage.
 _RETRY_DELAY_MS = 250
 #: What closing may take after a drain that did not end; with Redis away it could be for ever.
@@ -84,7 +87,7 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
     worker = SlotWorker(queue, process, worker_options(queue, concurrency, settings))
     # Without listeners nobody would hear of these.
     worker.on("error", lambda error, *_: log.warning("worker error", reason=str(error)))
-    worker.on("stalled", lambda job_id: log.warning("job stalled", queue=queue, job_id=job_id))
+    worker.on("stalled", lambda job_id: log.warning(STALLED, queue=queue, job_id=job_id))
     worker.on(
         "lockRenewalFailed", lambda job_ids: log.warning("locks lost", queue=queue, jobs=job_ids)
     )

@@ -38,6 +38,7 @@ from orderflow.sandbox.rehearsal.verdict import (
     Verdict,
     check_memory,
     check_queues,
+    check_stalled,
     count_orders,
     measure_memory,
     redis_peak_bytes,
@@ -143,6 +144,7 @@ def _perform(plan: _Plan, cast: Cast) -> int:
     checks = [_ended(trouble, cast.stop_programs())]
     checks += asyncio.run(_counted(plan, servers["DATABASE_URL"]))
     checks += _left_in_queues(servers["REDIS_URL"])
+    checks.append(check_stalled(cast.stalled(), samples.last.sitting if samples.last else 0))
     verdict = _verdict(plan, samples.all, checks)
     _report(plan, verdict, samples.all)
     return _HOLDS if verdict.ok else _FAILED

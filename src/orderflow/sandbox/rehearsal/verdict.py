@@ -297,6 +297,11 @@ def check_queues(depths: Mapping[str, Depth]) -> list[Check]:
     ]
 
 
+def check_stalled(stalled: int, sittings: int) -> Check:
+    """No job may be taken from a worker that lives. After a crash those of the dead are."""
+    return Check("stalled", stalled == 0 or sittings > 1, f"{stalled:,} jobs found stalled")
+
+
 def check_memory(samples: Sequence[Sample], memory: Mapping[str, Memory]) -> list[Check]:
     """Redis stays in its bound, and the size of our processes does not follow the orders."""
     peak = redis_peak_bytes(samples)

@@ -16,7 +16,7 @@ from orderflow.api.checkout import PostCheckout
 from orderflow.api.docs import get_docs, get_docs_style
 from orderflow.api.headers import SafeHeaders
 from orderflow.api.health import livez, readyz
-from orderflow.api.leaving import leave_in_time
+from orderflow.api.leaving import LEAVING, leave_in_time
 from orderflow.api.limits import Backlog, BodyLimit, InFlight
 from orderflow.api.openapi import get_openapi
 from orderflow.api.orders import get_order, list_orders
@@ -55,7 +55,10 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 Rates(settings.checkout_rate_per_address, network_of),
                 leaving,
             )
-            yield {LIMITS: ConnectionLimits(settings.max_connections, settings.request_timeout_s)}
+            yield {
+                LIMITS: ConnectionLimits(settings.max_connections, settings.request_timeout_s),
+                LEAVING: leaving,
+            }
 
     app = Starlette(
         routes=[

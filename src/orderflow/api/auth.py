@@ -37,10 +37,18 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """What a good token says: who it is of, and the Unix time at which it expires."""
+
+    user: User
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Checked:
     """A token that was found good, and the Unix time until which that is believed."""
 
-    user: User
+    session: Session
     good_until: float
 
 
@@ -61,11 +69,14 @@ class Tokens:
 
     async def user(self, headers: Headers) -> User:
         """Return who the request's token names. Raises Problem, and never shows the token."""
-        token = _bearer_token(headers)
+        return (await self.session(bearer_token(headers))).user
+
+    async def session(self, token: str) -> Session:
+        """Return what the token says. Raises Problem, and never shows the token."""
         now = time.time()
         checked = self._checked.get(token)
         if checked is not None and now < checked.good_until:
-            return checked.user
+            return checked.session
         try:
             claims = await self._claims(token)
             user = _user(claims)
@@ -75,8 +86,9 @@ class Tokens:
                 _DETAILS.get(type(error), "The token is not one that this shop's login signed."),
                 'Bearer error="invalid_token"',
             ) from None
-        self._remember(token, _Checked(user, min(float(claims["exp"]), now + _CHECKED_FOR_S)))
-        return user
+        session = Session(user, float(claims["exp"]))
+        self._remember(token, _Checked(session, min(session.expires_at, now + _CHECKED_FOR_S)))
+        return session
 
     def _remember(self, token: str, checked: _Checked) -> None:
         if len(self._checked) >= _MOST_CHECKED:
@@ -127,7 +139,8 @@ async def open_tokens(settings: Settings) -> AsyncIterator[Tokens]:
         yield Tokens(keys, settings.jwt_audience, settings.jwt_issuer)
 
 
-def _bearer_token(headers: Headers) -> str:
+def bearer_token(headers: Headers) -> str:
+    """Return the token of `Authorization`, not checked. Raises Problem where there is not one."""
     given = headers.getlist("authorization")
     if not given:
         # RFC 6750: a request that did not try is told how to, and not that its token is wrong.

@@ -14,8 +14,12 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
+#: Where the app's lifespan leaves it for the connections.
+LEAVING = "leaving"
+
+
 class Leaving:
-    """Whether this process stops soon, and so wants no more requests."""
+    """Whether this process stops soon, and so wants no more requests, and ends its streams."""
 
     begun = False
 

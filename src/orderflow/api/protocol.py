@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from orderflow.api.leaving import LEAVING, Leaving
 from orderflow.api.problems import Kind, Problem
 
 #: Where the app's lifespan leaves the limits for its connections.
@@ -40,6 +41,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits: ConnectionLimits = app_state[LIMITS]
+        self._leaving: Leaving = app_state[LEAVING]
         # Since when a head or a body is waited for, or None while a whole request is answered.
         self._waits_since: float | None = None
         self._begun = False
@@ -63,6 +65,11 @@ class Protocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End, once what is being answered is. A stream has no end of its own, and sees this."""
+        self._leaving.begun = True
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Read on."""

@@ -113,12 +113,52 @@ class JobTimedOut(OrderflowError):
     """The handler of '{job_name}' ran longer than its limit of {limit_ms} ms."""
 
 
+class UnknownQueue(OrderflowError):
+    """There is no queue '{queue}'; these are known: {known}."""
+
+
+class UnknownJobState(OrderflowError):
+    """A job is never '{state}'; its states are: {known}."""
+
+
+class JobNotFound(OrderflowError):
+    """The queue '{queue}' has no job '{job_id}'; a job that ended is removed after a while."""
+
+
+class JobIsRunning(OrderflowError):
+    """Job '{job_id}' is running just now. Wait for its end: it cannot be {action}."""
+
+
+class JobNotInState(OrderflowError):
+    """Job '{job_id}' is {state}, and only one that is {needed} can be {action}."""
+
+
+class JobOfSchedule(OrderflowError):
+    """Job '{job_id}' is the next one of a schedule, which would be lost with it."""
+
+
+class FailureGroupNotFound(OrderflowError):
+    """There is no group of failures '{fingerprint}'; old ones are removed after a while."""
+
+
+class BulkActionNotFound(OrderflowError):
+    """There is no bulk action '{action_id}'."""
+
+
+class BulkActionEnded(OrderflowError):
+    """Bulk action '{action_id}' has ended: {state}."""
+
+
 class UnknownWorker(OrderflowError):
     """There is no worker '{name}'; these exist: {known}."""
 
 
 class InvalidWorker(OrderflowError):
     """The worker file {path} is not usable: {reason}."""
+
+
+class PortTaken(OrderflowError):
+    """Cannot listen on {host}:{port}: {reason}."""
 
 
 class InvalidSettings(OrderflowError):

@@ -70,6 +70,16 @@ class JobQueues:
         self._levels: dict[str, _Level] = {}
         self._states = client.register_script(_STATES_SCRIPT)
 
+    @property
+    def client(self) -> Redis:
+        """The connection, to look at what lies in Redis."""
+        return self._client
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all keys begin with."""
+        return self._prefix
+
     def queue(self, name: str) -> NodeQueue:
         """Return BullMQ's own queue object; all share this connection."""
         if name not in self._queues:
@@ -382,11 +392,13 @@ def _in_chunks(jobs: Sequence[NewJob]) -> list[tuple[str, list[str]]]:
 
 
 @asynccontextmanager
-async def open_queues(settings: Settings) -> AsyncIterator[JobQueues]:
+async def open_queues(
+    settings: Settings, kind: type[JobQueues] = JobQueues
+) -> AsyncIterator[JobQueues]:
     """Give the queues of the Redis in `settings`, closed on leaving; Redis may be away."""
     client = connect_producer(settings.redis_dsn, settings.redis_timeout_ms)
     try:
-        yield JobQueues(
+        yield kind(
             client,
             settings.queue_prefix,
             settings.priorities,

@@ -1,0 +1,363 @@
+"""What lies in Redis about queues and their jobs, read without a look at all of it.
+
+A page of a list costs what the page costs, however many jobs wait: windows of lists and sorted
+sets, never a scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, cast
+
+from bullmq.job import optsFromJSON
+
+from orderflow.bull.queues import JobQueues
+
+
+class JobPlace(StrEnum):
+    """BullMQ's states. A job that waits with a priority waits, too, in a set of its own."""
+
+    WAITING = "waiting"
+    ACTIVE = "active"
+    DELAYED = "delayed"
+    FAILED = "failed"
+    COMPLETED = "completed"
+    PAUSED = "paused"  # put aside by the pause of a 5.x client, in a list of their own
+    WAITING_CHILDREN = "waiting-children"
+
+
+#: The place of a job whose hash is there, but which is in no list.
+LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job as its hash says it is. Times are Unix milliseconds; data may hold anything."""
+
+    queue: str
+    job_id: str
+    name: str
+    data: Any
+    opts: Mapping[str, Any]
+    priority: int
+    delay_ms: int
+    attempts_made: int
+    attempts_started: int
+    stalled: int
+    added_ms: int | None
+    processed_ms: int | None
+    finished_ms: int | None
+    failed_reason: str | None
+    stack: Sequence[str]
+    return_value: Any
+    progress: Any
+    worker: str | None
+    parent_key: str | None
+    scheduler: str | None
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts it has; one where its options say nothing that can be meant."""
+        attempts = self.opts.get("attempts")
+        return attempts if isinstance(attempts, int) and attempts > 0 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """BullMQ's own counters of jobs that ended in one way: in all, and by the minute.
+
+    Each of `minutes` is a whole minute, the newest first; it ended `since_ms` (Unix), or later.
+    """
+
+    total: int
+    minutes: Sequence[int]
+    since_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredQueue:
+    """A queue as Redis has it."""
+
+    name: str
+    counts: Mapping[JobPlace, int]
+    paused: bool
+    concurrency: int | None
+    rate_limit: tuple[int, int] | None  # so many jobs in so many milliseconds
+    limited_ms: int
+    oldest_ms: int | None
+    now_ms: int
+    completed: Pace
+    failed: Pace
+
+
+#: How many whole minutes of the counters are read.
+_MINUTES = 5
+
+# The parts that a page shows, and those that only a single job's view does.
+_LISTED = (
+    *("name", "data", "opts", "priority", "delay", "atm", "attemptsMade", "ats", "stc"),
+    *("timestamp", "processedOn", "finishedOn", "failedReason", "pb", "parentKey", "rjk"),
+)
+_WHOLE = (*_LISTED, "stacktrace", "returnvalue", "progress")
+
+#: From either end of a list so many are searched for one job: Redis does nothing else meanwhile.
+_SEARCHED = 10_000
+
+
+async def queue_exists(queues: JobQueues, name: str) -> bool:
+    """Say whether anybody ever added a job to this queue, or worked on it."""
+    return bool(name) and bool(await queues.client.exists(_key(queues, name, "meta")))
+
+
+async def read_queue(queues: JobQueues, name: str) -> StoredQueue:
+    """Read how a queue is. Raises redis.RedisError."""
+    redis = _redis(queues)
+    (
+        counts,
+        meta,
+        limited_ms,
+        (seconds, micros),
+        (completed, failed),
+        oldest_ms,
+    ) = await asyncio.gather(
+        _sizes(queues, name),
+        redis.hmget(_key(queues, name, "meta"), ["paused", "concurrency", "max", "duration"]),
+        queues.queue(name).getRateLimitTtl(),
+        redis.time(),
+        asyncio.gather(_pace(queues, name, "completed"), _pace(queues, name, "failed")),
+        _oldest_ms(queues, name),
+    )
+    most, duration = _whole(meta[2]), _whole(meta[3])
+    return StoredQueue(
+        name=name,
+        counts=counts,
+        paused=meta[0] is not None,
+        concurrency=_whole(meta[1]),
+        rate_limit=(most, duration) if most and duration else None,
+        limited_ms=max(0, int(limited_ms)),
+        oldest_ms=oldest_ms,
+        now_ms=int(seconds) * 1000 + int(micros) // 1000,
+        completed=completed,
+        failed=failed,
+    )
+
+
+async def read_page(
+    queues: JobQueues, queue: str, place: JobPlace, start: int, limit: int
+) -> tuple[int, list[StoredJob]]:
+    """Return how many jobs are in that place, and those from `start` on, `limit` at most.
+
+    Those that wait, are delayed or run come in the order of their turn, ended ones newest first.
+    Neither stack nor return value is read. Raises redis.RedisError.
+    """
+    sizes, ids = await asyncio.gather(
+        _sizes(queues, queue), _ids(queues, queue, place, start, limit)
+    )
+    jobs = await asyncio.gather(*(_read(queues, queue, job_id, _LISTED) for job_id in ids))
+    return sizes[place], [job for job in jobs if job is not None]
+
+
+async def read_job(queues: JobQueues, queue: str, job_id: str) -> StoredJob | None:
+    """Return the whole job, or None if there is none of this id. Raises redis.RedisError."""
+    return await _read(queues, queue, job_id, _WHOLE)
+
+
+async def read_logs(queues: JobQueues, queue: str, job_id: str, newest: int) -> list[str]:
+    """Return the last `newest` lines that the job's handler logged, in their order."""
+    lines = await queues.client.lrange(_key(queues, queue, f"{job_id}:logs"), -newest, -1)
+    return [str(line) for line in lines]
+
+
+async def lock_ms(queues: JobQueues, queue: str, job_id: str) -> int | None:
+    """Return how long the lock of the worker that runs the job lasts; None if nobody has one."""
+    left = int(await queues.client.pttl(_key(queues, queue, f"{job_id}:lock")))
+    return left if left >= 0 else None
+
+
+async def place_of(queues: JobQueues, queue: str, job_id: str) -> str | None:
+    """Return the job's JobPlace, LOST, or None if there is no job of this id.
+
+    A list is searched from both ends and not through: what is then found nowhere waits in the
+    middle of one that is longer.
+    """
+    redis = _redis(queues)
+
+    def score(name: str) -> Any:
+        return redis.zscore(_key(queues, queue, name), job_id)
+
+    def near_end(name: str, rank: int) -> Any:
+        return redis.lpos(_key(queues, queue, name), job_id, rank=rank, maxlen=_SEARCHED)
+
+    exists, *found = await asyncio.gather(
+        redis.exists(_key(queues, queue, job_id)),
+        *(score(name) for name in _SETS),
+        *(near_end(name, rank) for name in _LISTS for rank in (1, -1)),
+    )
+    if not exists:
+        return None
+    places = [*_SETS.values(), *(place for place in _LISTS.values() for _ in range(2))]
+    for place, position in zip(places, found, strict=True):
+        if position is not None:
+            return place
+    sizes = await _sizes(queues, queue)
+    for place in (JobPlace.WAITING, JobPlace.PAUSED):
+        if sizes[place] > 2 * _SEARCHED:
+            return place
+    return LOST
+
+
+_SETS = {
+    "completed": JobPlace.COMPLETED,
+    "failed": JobPlace.FAILED,
+    "delayed": JobPlace.DELAYED,
+    "prioritized": JobPlace.WAITING,
+    "waiting-children": JobPlace.WAITING_CHILDREN,
+}
+_LISTS = {
+    "active": JobPlace.ACTIVE,
+    "wait": JobPlace.WAITING,
+    "paused": JobPlace.PAUSED,
+}
+
+
+def _redis(queues: JobQueues) -> Any:
+    """Return the connection. Its replies are text, which redis-py's types do not say."""
+    return queues.client
+
+
+def _key(queues: JobQueues, queue: str, part: str) -> str:
+    return f"{queues.prefix}:{queue}:{part}"
+
+
+async def _sizes(queues: JobQueues, queue: str) -> dict[JobPlace, int]:
+    redis = _redis(queues)
+    sizes = await asyncio.gather(
+        *(redis.zcard(_key(queues, queue, name)) for name in _SETS),
+        *(redis.llen(_key(queues, queue, name)) for name in _LISTS),
+    )
+    counts = dict.fromkeys(JobPlace, 0)
+    for place, size in zip((*_SETS.values(), *_LISTS.values()), sizes, strict=True):
+        counts[place] += int(size)
+    return counts
+
+
+async def _ids(queues: JobQueues, queue: str, place: JobPlace, start: int, limit: int) -> list[str]:
+    redis, end = _redis(queues), start + limit - 1
+    match place:
+        case JobPlace.WAITING:
+            return await _waiting_ids(queues, queue, start, limit)
+        case JobPlace.ACTIVE | JobPlace.PAUSED:
+            return await _from_the_end(queues, _key(queues, queue, place), start, limit)
+        case JobPlace.COMPLETED | JobPlace.FAILED:
+            ids = await redis.zrange(_key(queues, queue, place), start, end, desc=True)
+        case _:
+            ids = await redis.zrange(_key(queues, queue, place), start, end)
+    return cast(list[str], ids)
+
+
+async def _waiting_ids(queues: JobQueues, queue: str, start: int, limit: int) -> list[str]:
+    """Return those without a priority, which are taken first, and then those with one."""
+    wait = _key(queues, queue, "wait")
+    plain = int(await _redis(queues).llen(wait))
+    ids = await _from_the_end(queues, wait, start, limit) if start < plain else []
+    if len(ids) < limit:
+        first = max(0, start - plain)
+        last = first + limit - len(ids) - 1
+        ids += await _redis(queues).zrange(_key(queues, queue, "prioritized"), first, last)
+    return ids
+
+
+async def _from_the_end(queues: JobQueues, key: str, start: int, limit: int) -> list[str]:
+    """Return a window of a list that workers take from its end."""
+    ids = cast(list[str], await _redis(queues).lrange(key, -(start + limit), -(start + 1)))
+    # Old clients put a marker there that is no job.
+    return [job_id for job_id in reversed(ids) if not job_id.startswith("0:")]
+
+
+async def _pace(queues: JobQueues, queue: str, ended: str) -> Pace:
+    key = _key(queues, queue, f"metrics:{ended}")
+    (total, since), minutes = await asyncio.gather(
+        _redis(queues).hmget(key, ["count", "prevTS"]),
+        _redis(queues).lrange(f"{key}:data", 0, _MINUTES - 1),
+    )
+    return Pace(_whole(total) or 0, [_whole(minute) or 0 for minute in minutes], _whole(since))
+
+
+async def _oldest_ms(queues: JobQueues, queue: str) -> int | None:
+    """Return when the oldest of those was added that are next in their line."""
+    redis = _redis(queues)
+    last, numbers = await asyncio.gather(
+        redis.lindex(_key(queues, queue, "wait"), -1), queues.priorities_in_use(queue)
+    )
+    heads = await asyncio.gather(
+        *(
+            redis.zrange(
+                _key(queues, queue, "prioritized"),
+                number * 2**32,
+                "+inf",
+                byscore=True,
+                offset=0,
+                num=1,
+            )
+            for number in numbers
+        )
+    )
+    ids = [job_id for found in heads for job_id in found] + ([last] if last else [])
+    added = await asyncio.gather(
+        *(redis.hget(_key(queues, queue, job_id), "timestamp") for job_id in ids)
+    )
+    return min((moment for moment in map(_whole, added) if moment is not None), default=None)
+
+
+async def _read(
+    queues: JobQueues, queue: str, job_id: str, parts: Sequence[str]
+) -> StoredJob | None:
+    values = await _redis(queues).hmget(_key(queues, queue, job_id), list(parts))
+    fields = {part: value for part, value in zip(parts, values, strict=True) if value is not None}
+    return _stored(queue, job_id, fields) if fields else None
+
+
+def _stored(queue: str, job_id: str, fields: Mapping[str, str]) -> StoredJob:
+    opts = _json(fields.get("opts", "{}"))
+    stack = _json(fields.get("stacktrace", "[]"))
+    return StoredJob(
+        queue=queue,
+        job_id=job_id,
+        name=fields.get("name", ""),
+        data=_json(fields.get("data", "null")),
+        opts=optsFromJSON(opts) if isinstance(opts, dict) else {},
+        priority=_whole(fields.get("priority")) or 0,
+        delay_ms=_whole(fields.get("delay")) or 0,
+        attempts_made=_whole(fields.get("atm") or fields.get("attemptsMade")) or 0,
+        attempts_started=_whole(fields.get("ats")) or 0,
+        stalled=_whole(fields.get("stc")) or 0,
+        added_ms=_whole(fields.get("timestamp")),
+        processed_ms=_whole(fields.get("processedOn")),
+        finished_ms=_whole(fields.get("finishedOn")),
+        failed_reason=fields.get("failedReason"),
+        stack=[str(entry) for entry in stack] if isinstance(stack, list) else [],
+        return_value=_json(fields.get("returnvalue", "null")),
+        progress=_json(fields.get("progress", "null")),
+        worker=fields.get("pb"),
+        parent_key=fields.get("parentKey"),
+        scheduler=fields.get("rjk"),
+    )
+
+
+def _json(text: str) -> Any:
+    """Read JSON; what is none, as a stranger may write it, stays text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _whole(text: Any) -> int | None:
+    try:
+        return int(float(text))
+    except (TypeError, ValueError, OverflowError):
+        return None

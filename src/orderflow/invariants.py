@@ -1,4 +1,4 @@
-"""What must hold of all orders whatever died: asked of PostgreSQL, for the exporter and the doctor.
+"""What must hold of all orders whatever died: asked of PostgreSQL.
 
 None of it is checked where an order goes its way: the statements there cannot break it, unless
 they are wrong, or someone changed rows by hand.
@@ -7,12 +7,13 @@ they are wrong, or someone changed rows by hand.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
 
+from orderflow.db import Database
 from orderflow.db.pool import QUERIES
 from orderflow.settings import Settings
 
@@ -61,10 +62,22 @@ async def violations(
     looked at.
     Raises asyncpg.PostgresError.
     """
+    return _by_name(await connection.fetch(QUERIES["invariants"], *_arguments(settings, orders)))
+
+
+async def count_violations(db: Database, settings: Settings, orders: int) -> Mapping[str, int]:
+    """Return what `violations` does, by a connection of the pool. Raises DatabaseUnavailable."""
+    return _by_name(await db.fetch("invariants", *_arguments(settings, orders)))
+
+
+def _arguments(settings: Settings, orders: int) -> tuple[int, int, UUID]:
     late_after_s = _LATE_AFTER_S
     if settings.order_ttl_s is not None:
         late_after_s = settings.order_ttl_s + _LATE_AFTER_TTL_S
     # A UUIDv7 begins with its milliseconds; clocks differ by less than a minute.
     newest_id = UUID(int=int((time.time() + 60) * 1000) << 80)
-    rows = await connection.fetch(QUERIES["invariants"], late_after_s, orders, newest_id)
+    return late_after_s, orders, newest_id
+
+
+def _by_name(rows: Iterable[asyncpg.Record]) -> Mapping[str, int]:
     return {row["invariant"]: row["violations"] for row in rows}

@@ -193,8 +193,8 @@ def _internal() -> Problem:
     return Problem(Kind.INTERNAL_ERROR, "The fault is on our side, and is logged.")
 
 
-async def answer_error(request: Request, error: Exception) -> Response:
-    """Answer `error` as a problem; what operators must know of goes to the log."""
+def logged_problem_of(request: Request, error: Exception) -> Problem:
+    """Return the problem that `error` is; what operators must know of goes to the log."""
     problem = problem_of(error)
     # Not request.url: it would read the Host header too, which may be any nonsense.
     where = {"method": request.method, "path": request.scope["path"]}
@@ -202,8 +202,14 @@ async def answer_error(request: Request, error: Exception) -> Response:
         log.error("request failed", **where, exc_info=error)
     elif isinstance(error, DatabaseUnavailable):
         log.warning("database unavailable", **where, reason=error.reason)
+    return problem
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Answer `error` as a problem; what operators must know of goes to the log."""
+    problem = logged_problem_of(request, error)
     return JSONResponse(
-        problem.to_json(where["path"]),
+        problem.to_json(request.scope["path"]),
         problem.kind.status,
         problem.headers,
         media_type="application/problem+json",

@@ -62,14 +62,18 @@ async def open_resources(
 
     Nothing is connected before it is used, so a process starts while a server is away.
     """
+    kinds = _kinds(settings)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(
             open_database(
-                settings.database_dsn, settings.database_pool_size, settings.database_timeout_ms
+                settings.database_dsn,
+                settings.database_pool_size,
+                settings.database_timeout_ms,
+                kinds.database,
             )
         )
-        queues = await stack.enter_async_context(open_queues(settings))
-        outside = await stack.enter_async_context(outside_of(settings))
+        queues = await stack.enter_async_context(open_queues(settings, kinds.queues))
+        outside = kinds.outside(await stack.enter_async_context(outside_of(settings)))
         yield Resources(
             settings=settings,
             db=db,
@@ -78,6 +82,29 @@ async def open_resources(
             senders=outside.senders,
             templates=Templates(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Kinds:
+    """The classes that do the work."""
+
+    database: type[Database] = Database
+    queues: type[JobQueues] = JobQueues
+    outside: Callable[[Outside], Outside] = lambda outside: outside
+
+
+def _kinds(settings: Settings) -> _Kinds:
+    """Return the plain classes, or where traces are on those that make spans of what they do."""
+    if not settings.is_traced:
+        return _Kinds()
+    from orderflow.tracing.database import TracedDatabase
+    from orderflow.tracing.outside import TracedGateway, TracedSender
+    from orderflow.tracing.queues import TracedQueues
+
+    def traced(outside: Outside) -> Outside:
+        return Outside(TracedGateway(outside.gateway), tuple(map(TracedSender, outside.senders)))
+
+    return _Kinds(TracedDatabase, TracedQueues, traced)
 
 
 def _guarded(gateway: Gateway, settings: Settings, queues: JobQueues) -> GuardedGateway:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import (
     AfterValidator,
@@ -62,6 +63,24 @@ def _parse_rate(text: object) -> object:
 
 
 Rate = Annotated[RequestRate, BeforeValidator(_parse_rate)]
+
+
+def _can_be_sent(url: str) -> str:
+    try:
+        exporter = find_spec("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ModuleNotFoundError:
+        exporter = None
+    if exporter is None:
+        raise ValueError("needs packages that are missing: pip install 'orderflow[otel]'")
+    return url
+
+
+TracesUrl = Annotated[
+    str, StringConstraints(pattern=r"^https?://[^\s/]\S*$"), AfterValidator(_can_be_sent)
+]
+OtlpHeaders = Secret[
+    Annotated[str, StringConstraints(pattern=r"^[^\s=,]+=[^,]*(,\s*[^\s=,]+=[^,]*)*$")]
+]
 
 
 class RateLimit(BaseModel):
@@ -160,6 +179,20 @@ class Settings(BaseSettings):
     exporter_host: str = "127.0.0.1"
     exporter_port: Port = 9100
 
+    # Traces, under OpenTelemetry's own names; what else its SDK knows, it reads itself
+    otel_exporter_otlp_endpoint: TracesUrl | None = None
+    otel_exporter_otlp_headers: OtlpHeaders | None = None
+    otel_service_name: str | None = None
+    otel_traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = "parentbased_always_on"
+    otel_traces_sampler_arg: float = Field(default=1.0, ge=0, le=1)
+
     @model_validator(mode="after")
     def _one_way_to_authenticate(self) -> Self:
         if self.jwt_secret is not None and self.jwt_jwks is not None:
@@ -198,6 +231,20 @@ class Settings(BaseSettings):
             password = quote(self.redis_password.get_secret_value(), safe="")
             login = f"{quote(self.redis_username or '', safe='')}:{password}@"
         return f"redis://{login}{self.redis_host}:{self.redis_port}/{self.redis_db}"
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether spans are made and sent."""
+        return self.otel_exporter_otlp_endpoint is not None
+
+    @property
+    def otlp_headers(self) -> dict[str, str]:
+        """What goes to the collector with the spans. It may hold a password: never log it."""
+        if self.otel_exporter_otlp_headers is None:
+            return {}
+        pairs = self.otel_exporter_otlp_headers.get_secret_value().split(",")
+        named = (pair.partition("=") for pair in pairs)
+        return {name.strip(): unquote(value.strip()) for name, _, value in named}
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -21,13 +21,14 @@ import typer
 import uvloop
 from redis.exceptions import RedisError
 
-from orderflow.bull.worker import Delivery, run_worker
+from orderflow.bull.worker import Delivery, Processor, run_worker
 from orderflow.errors import InvalidSettings, InvalidWorker, UnknownWorker
 from orderflow.logs import configure_logs
 from orderflow.processes import run_processes, stop_with_parent
 from orderflow.processor import QueueWorker
 from orderflow.resources import Resources, open_resources
 from orderflow.settings import Settings, load_settings
+from orderflow.tracing import open_tracing
 from orderflow.watchdog import watch_loop
 
 log = structlog.get_logger(__name__)
@@ -114,18 +115,29 @@ async def serve(
     _stop_on_signals(stop)
     stop_with_parent(stop)
     async with resources_of(settings) as resources:
-
-        async def process(delivery: Delivery) -> dict[str, Any]:
-            return await worker.process(delivery, resources)
-
         await _warn_of_other_priorities(worker.queue, resources)
         log.info("worker started", queue=worker.queue, concurrency=concurrency)
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(_keep_schedules(worker, resources))
             group.create_task(watch_loop(settings.worker_hang_ms, stop), name="watchdog")
-            await run_worker(worker.queue, process, concurrency, settings, stop)
+            await run_worker(
+                worker.queue, _processor(worker, resources), concurrency, settings, stop
+            )
             keeper.cancel()
     log.info("worker stopped", queue=worker.queue)
+
+
+def _processor(worker: QueueWorker, resources: Resources) -> Processor:
+    """Return what runs a delivery, and makes a span of that where traces are on."""
+
+    async def process(delivery: Delivery) -> dict[str, Any]:
+        return await worker.process(delivery, resources)
+
+    if not resources.settings.is_traced:
+        return process
+    from orderflow.tracing.queues import traced
+
+    return traced(process)
 
 
 async def _warn_of_other_priorities(queue: str, resources: Resources) -> None:
@@ -209,7 +221,8 @@ def run(
         raise typer.Exit(run_processes(_command(name, options), processes))
     died = False
     try:
-        uvloop.run(serve(worker, concurrency or worker.concurrency, settings))
+        with open_tracing(settings, name):
+            uvloop.run(serve(worker, concurrency or worker.concurrency, settings))
     except* Exception:
         log.exception("worker died")
         died = True

@@ -27,6 +27,7 @@ from orderflow.api.state import State
 from orderflow.logs import configure_logs
 from orderflow.resources import open_resources
 from orderflow.settings import Settings, load_settings
+from orderflow.tracing import open_tracing
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -41,24 +42,25 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
-        async with (
-            open_resources(settings) as resources,
-            open_tokens(settings) as tokens,
-            leave_in_time(settings.shutdown_grace_ms) as leaving,
-        ):
-            app.state.shared = State(
-                resources,
-                tokens,
-                InFlight(settings.checkouts_in_flight),
-                Backlog(resources.db, settings.shed_after_s),
-                Rates(settings.checkout_rate_per_user),
-                Rates(settings.checkout_rate_per_address, network_of),
-                leaving,
-            )
-            yield {
-                LIMITS: ConnectionLimits(settings.max_connections, settings.request_timeout_s),
-                LEAVING: leaving,
-            }
+        with open_tracing(settings, "api"):
+            async with (
+                open_resources(settings) as resources,
+                open_tokens(settings) as tokens,
+                leave_in_time(settings.shutdown_grace_ms) as leaving,
+            ):
+                app.state.shared = State(
+                    resources,
+                    tokens,
+                    InFlight(settings.checkouts_in_flight),
+                    Backlog(resources.db, settings.shed_after_s),
+                    Rates(settings.checkout_rate_per_user),
+                    Rates(settings.checkout_rate_per_address, network_of),
+                    leaving,
+                )
+                yield {
+                    LIMITS: ConnectionLimits(settings.max_connections, settings.request_timeout_s),
+                    LEAVING: leaving,
+                }
 
     app = Starlette(
         routes=[
@@ -72,6 +74,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Route("/docs/style.css", get_docs_style),
         ],
         middleware=[
+            *_traced(settings),
             Middleware(SafeHeaders),
             Middleware(ProblemAnswers),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
@@ -83,3 +86,11 @@ def create_app(settings: Settings | None = None) -> Starlette:
     # A redirect would be an answer that the reference does not know.
     app.router.redirect_slashes = False
     return app
+
+
+def _traced(settings: Settings) -> list[Middleware]:
+    if not settings.is_traced:
+        return []
+    from orderflow.tracing.requests import TracedRequests
+
+    return [Middleware(TracedRequests)]

@@ -153,7 +153,9 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(dsn: str, size: int, timeout_ms: int) -> AsyncIterator[Database]:
+async def open_database(
+    dsn: str, size: int, timeout_ms: int, kind: type[Database] = Database
+) -> AsyncIterator[Database]:
     """Give a pool of at most `size` connections, closed on leaving.
 
     No connection is made yet, so that a process starts while PostgreSQL is away. `timeout_ms`
@@ -171,7 +173,7 @@ async def open_database(dsn: str, size: int, timeout_ms: int) -> AsyncIterator[D
         server_settings={"application_name": "orderflow", **BY_KEY},
     )
     async with pool:
-        yield Database(pool, timeout_s)
+        yield kind(pool, timeout_s)
 
 
 async def _keep_session(_connection: Any) -> None:

@@ -1,0 +1,75 @@
+"""Spans of statements, where one statement is run for many."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import asyncpg
+from opentelemetry import context, trace
+from opentelemetry.trace import Link, Span, SpanKind
+
+from orderflow.db.pool import Args, Database
+from orderflow.tracing.spans import span
+
+#: Where a batch leaves the links for the span of its statement.
+_LINKS = context.create_key("orderflow-batch")
+
+
+class TracedDatabase(Database):
+    """Makes a span of each statement, by its name.
+
+    What goes in a batch has two: `await NAME` in the trace of each who asked, which is the wait for
+    the batch before it as well, and one of the statement that was run for all of them. That one
+    links to all who asked, and is in the trace of the first of them that is sampled.
+    """
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Run the named query and return its rows."""
+        with _statement(query):
+            return await super().fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
+        """Run the named query and return its first row, or None."""
+        with _statement(query):
+            return await super().fetchrow(query, *args)
+
+    async def batch(
+        self, query: str, *args: Any, same: tuple[Any, ...] = (), apart: Hashable = None
+    ) -> asyncpg.Record | None:
+        """Run the named query together with whoever asks for it now; return this call's row."""
+        with span(f"await {query}", SpanKind.INTERNAL) as asker:
+            apart = args[0] if apart is None else apart
+            # The span goes with the call's arguments, and is taken off before the statement.
+            return await super().batch(query, *args, asker, same=same, apart=apart)
+
+    async def _batch(
+        self, query: str, same: tuple[Any, ...], calls: Sequence[Args]
+    ) -> Sequence[asyncpg.Record | None]:
+        with _asked_by([call[-1] for call in calls]):
+            return await super()._batch(query, same, [call[:-1] for call in calls])
+
+
+@contextmanager
+def _statement(query: str) -> Iterator[Span]:
+    links: Sequence[Link] = context.get_value(_LINKS) or ()  # type: ignore[assignment]
+    attributes: dict[str, Any] = {"db.system.name": "postgresql", "db.query.summary": query}
+    if len(links) > 1:
+        attributes["db.operation.batch.size"] = len(links)
+    name = f"BATCH {query}" if len(links) > 1 else query
+    with span(name, SpanKind.CLIENT, attributes, links=links) as made:
+        yield made
+
+
+@contextmanager
+def _asked_by(askers: Sequence[Span]) -> Iterator[None]:
+    """Make the next statement that of all `askers`."""
+    sampled = (asker for asker in askers if asker.get_span_context().trace_flags.sampled)
+    first = trace.set_span_in_context(next(sampled, askers[0]), context.Context())
+    links = [Link(asker.get_span_context()) for asker in askers]
+    token = context.attach(context.set_value(_LINKS, links, first))
+    try:
+        yield
+    finally:
+        context.detach(token)

@@ -1,0 +1,50 @@
+"""Spans of what is asked of others: of the gateway for money, of the senders for messages."""
+
+from __future__ import annotations
+
+from opentelemetry.trace import SpanKind
+
+from orderflow.gateways import Charge, Declined, Gateway, Outcome
+from orderflow.senders import Message, Sender
+from orderflow.tracing.spans import span
+
+
+class TracedGateway:
+    """Makes a span of each question to `gateway`, with the payment's key and what came of it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def charge(self, charge: Charge) -> Outcome:
+        """Take the money, or return what came of this key before."""
+        with span("charge", SpanKind.CLIENT, {"orderflow.payment": charge.key}) as made:
+            outcome = await self._gateway.charge(charge)
+            made.set_attribute("orderflow.outcome", _word(outcome))
+            return outcome
+
+    async def find(self, key: str) -> Outcome | None:
+        """Return what came of the charge with this key, or None if there was none."""
+        with span("find charge", SpanKind.CLIENT, {"orderflow.payment": key}) as made:
+            outcome = await self._gateway.find(key)
+            made.set_attribute("orderflow.outcome", _word(outcome))
+            return outcome
+
+
+class TracedSender:
+    """Makes a span of each message that `sender` sends, with its reference and not its words."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self.channel = sender.channel
+
+    async def send(self, message: Message) -> str:
+        """Hand the message over; return the sender's reference for it."""
+        attributes = {"orderflow.message": message.reference}
+        with span(f"send {self.channel.value}", SpanKind.CLIENT, attributes):
+            return await self._sender.send(message)
+
+
+def _word(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "unknown"
+    return "declined" if isinstance(outcome, Declined) else "paid"

@@ -272,6 +272,29 @@ async def test_one_run_at_a_time(resources, place, redis, sql):
     assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
 
 
+#: What holds the lock of the reconciler.
+LOCKS = """
+SELECT a.state, a.backend_xmin IS NOT NULL AS has_snapshot
+FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()
+"""
+
+
+async def test_a_run_that_takes_long_keeps_no_snapshot(settings, resources, place, redis, sql):
+    """While a transaction has one, PostgreSQL keeps every row that was updated since."""
+    await place()
+    await lose_all_jobs(redis, resources)
+    filling = payment_job_of(await place())
+    async with open_resources(settings.model_copy(update={"queue_depth_limit": 1})) as full:
+        run_now = asyncio.create_task(run(full))
+        async with asyncio.timeout(30):
+            while await sql.fetchrow(LOCKS) != ("idle in transaction", False):
+                await asyncio.sleep(0.01)
+        assert not run_now.done(), "it waits for room"
+        await full.queues.remove(filling)
+        assert (await run_now).jobs_added == 1
+
+
 async def test_a_run_does_not_wait_for_room_for_ever(
     settings, resources, place, redis, monkeypatch: pytest.MonkeyPatch
 ):

@@ -72,6 +72,16 @@ class Transaction:
         """Run the named query and return its first row, or None."""
         return await self._connection.fetchrow(QUERIES[query], *args)
 
+    async def rest(self) -> None:
+        """Let go of the last query's snapshot, in a transaction that now stays open for long.
+
+        While any snapshot is held, no row that was updated since can be cleared away, and every
+        look at the newest version has to pass by all of the older ones.
+        """
+        # The portal of a query keeps it until the next one takes its place. A query by itself,
+        # without a Bind, ends its portal at once.
+        await self._connection.execute("SELECT")
+
 
 class Database:
     """The pool.

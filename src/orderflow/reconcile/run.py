@@ -69,6 +69,7 @@ async def run_once(
         lock = await transaction.fetchrow("lock_reconciler")
         if lock is None or not lock["mine"]:
             return Counts(another_runs=True)
+        await transaction.rest()
         lookout = Lookout(db, queues, gateway, grace_ms, rules)
         run = _Run(db, queues, rules, lookout)
         try:

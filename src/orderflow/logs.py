@@ -45,6 +45,11 @@ def log_context(fields: Mapping[str, Any]) -> Iterator[None]:
         _context.reset(token)
 
 
+def current_trace_id() -> str | None:
+    """Return the `trace_id` of the lines that are written here, if they have one."""
+    return _context.get().get("trace_id")
+
+
 def _add_context(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:

@@ -178,6 +178,8 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     exporter_host: str = "127.0.0.1"
     exporter_port: Port = 9100
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port | None = None
 
     # Traces, under OpenTelemetry's own names; what else its SDK knows, it reads itself
     otel_exporter_otlp_endpoint: TracesUrl | None = None
@@ -215,6 +217,11 @@ class Settings(BaseSettings):
     def priorities(self) -> Priorities:
         """The numbers of the named priorities."""
         return Priorities(self.priority_high, self.priority_medium, self.priority_low)
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Where a program answers scrapes, or None where it does not."""
+        return None if self.metrics_port is None else (self.metrics_host, self.metrics_port)
 
     @property
     def database_dsn(self) -> str:

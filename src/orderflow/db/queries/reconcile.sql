@@ -27,3 +27,11 @@ WHERE o.notified_at IS NULL
   AND o.updated_at < now() - make_interval(secs => $5)
   AND o.status = ANY($6::text[])
 ORDER BY o.created_at, o.id
+
+-- name: oldest_unsettled
+-- Seconds since the oldest order was placed whose customer was not told yet; nothing if all were.
+SELECT extract(epoch FROM now() - created_at)::float AS age_s
+FROM orders
+WHERE notified_at IS NULL
+ORDER BY created_at, id
+LIMIT 1

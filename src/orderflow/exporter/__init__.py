@@ -1,0 +1,1 @@
+"""The exporter: what lies in Redis and PostgreSQL, asked at every scrape."""

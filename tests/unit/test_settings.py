@@ -67,6 +67,11 @@ def test_the_command_line_wins_over_the_environment(monkeypatch):
         ("DATABASE_URL", "mysql://u:hunter2@h/d", "DATABASE_URL: String should match pattern"),
         ("REDIS_URL", "http://u:hunter2@h", "REDIS_URL: String should match pattern"),
         (
+            "GATEWAY_API_KEY",
+            "hunter2\n",
+            "GATEWAY_API_KEY: must be printable ASCII, without spaces",
+        ),
+        (
             "RATE_LIMITS",
             '{"notifications": {"max": 0, "duration": 1}}',
             "RATE_LIMITS: notifications.max: Input should be greater than or equal to 1",
@@ -75,6 +80,22 @@ def test_the_command_line_wins_over_the_environment(monkeypatch):
         ("RATE_LIMITS", "100", "RATE_LIMITS: Input should be a valid dictionary"),
         ("WORKER_HANG_MS", "3000", "WORKER_HANG_MS must be greater than WORKER_LOCK_MS"),
         ("MAIL_FROM", "nobody", "MAIL_FROM: String should match pattern"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "collector:4317",
+            "OTEL_EXPORTER_OTLP_ENDPOINT: String should match pattern",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "hunter2",
+            "OTEL_EXPORTER_OTLP_HEADERS: String should match pattern",
+        ),
+        ("OTEL_TRACES_SAMPLER", "some", "OTEL_TRACES_SAMPLER: Input should be 'always_on', "),
+        (
+            "OTEL_TRACES_SAMPLER_ARG",
+            "2",
+            "OTEL_TRACES_SAMPLER_ARG: Input should be less than or equal to 1",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_by_name_and_rule(monkeypatch, variable, value, rule):
@@ -83,6 +104,29 @@ def test_a_wrong_value_is_refused_by_name_and_rule(monkeypatch, variable, value,
         load_settings()
     assert rule in str(refused.value)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL"])
+@pytest.mark.parametrize("mark", list("#/?@[]"))
+def test_a_password_that_cuts_its_url_is_refused_and_not_shown(monkeypatch, variable, mark):
+    scheme = "postgresql" if variable == "DATABASE_URL" else "redis"
+    monkeypatch.setenv(variable, f"{scheme}://shop:hunter2{mark}hunter2@h:1/0")
+    with pytest.raises(InvalidSettings, match=f"{variable}: is not a URL that can be") as refused:
+        load_settings()
+    assert "percent-encode" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:///shop?host=/run/postgresql",
+        "postgresql://u:p%23@h1:5432,h2:5433/shop",
+        "postgresql://u:p@[::1]:5432/shop?sslrootcert=/a@b",
+    ],
+)
+def test_urls_of_all_kinds_are_taken(url):
+    assert load_settings(database_url=url).database_dsn == url
 
 
 def test_all_wrong_values_are_told_at_once(monkeypatch):
@@ -129,3 +173,18 @@ def test_the_priorities_are_settings():
 def test_a_dead_workers_jobs_are_with_another_within_five_seconds():
     settings = Settings()
     assert settings.worker_lock_ms + 2 * settings.worker_stalled_interval_ms <= 5_000
+
+
+def test_traces_without_their_packages_are_refused(monkeypatch):
+    monkeypatch.setattr("orderflow.settings.find_spec", lambda _name: None)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    with pytest.raises(InvalidSettings, match=r"pip install 'orderflow\[otel\]'") as refused:
+        load_settings()
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT: needs packages" in str(refused.value)
+
+
+def test_the_headers_for_a_collector_are_read_as_opentelemetry_writes_them(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2, x-scope=a=b")
+    settings = load_settings()
+    assert settings.otlp_headers == {"authorization": "Bearer hunter2", "x-scope": "a=b"}
+    assert "hunter2" not in repr(settings)

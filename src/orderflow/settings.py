@@ -33,8 +33,42 @@ from orderflow.errors import InvalidSettings
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
 PriorityNumber = Annotated[int, Field(ge=1, le=MAX_PRIORITY)]
-PostgresUrl = Secret[Annotated[str, StringConstraints(pattern=r"^postgres(ql)?://.+")]]
-RedisUrl = Secret[Annotated[str, StringConstraints(pattern=r"^(rediss?|unix)://.+")]]
+
+
+#: Host and port; PostgreSQL may have several.
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^\[\]:]*)(:[0-9]*)?")
+
+
+def _readable(url: str) -> str:
+    """Refuse what a client would take apart elsewhere than was meant.
+
+    It would show a part of the password, as a port that is no number or a host that is not there.
+    """
+    user, _, hosts = re.split("[/?]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")
+    if re.search(r"[@\[\]]", user) or "#" in url or not all(map(_HOST.fullmatch, hosts.split(","))):
+        raise ValueError(
+            "is not a URL that can be read: percent-encode what is no letter or digit in its user "
+            "and password"
+        )
+    return url
+
+
+PostgresUrl = Secret[
+    Annotated[str, StringConstraints(pattern=r"^postgres(ql)?://.+"), AfterValidator(_readable)]
+]
+RedisUrl = Secret[
+    Annotated[str, StringConstraints(pattern=r"^(rediss?|unix)://.+"), AfterValidator(_readable)]
+]
+
+
+def _fit_for_a_header(secret: SecretStr) -> SecretStr:
+    # The client that refuses to send a line break shows what it was given.
+    if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
+        raise ValueError("must be printable ASCII, without spaces and line breaks")
+    return secret
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_fit_for_a_header)]
 
 
 def _long_enough(secret: SecretStr) -> SecretStr:
@@ -103,7 +137,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Port = 8000
     web_concurrency: int = Field(default=1, ge=1, le=256)
-    max_body_bytes: int = Field(default=65_536, ge=1_024, le=10_485_760)
+    max_body_bytes: int = Field(default=65_536, ge=1_024, le=1_048_576)
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
     request_timeout_s: int = Field(default=10, ge=1, le=3_600)
     checkout_rate_per_user: Rate | None = None
@@ -157,7 +191,7 @@ class Settings(BaseSettings):
 
     # Payment gateway
     gateway_url: str = "http://127.0.0.1:8010"
-    gateway_api_key: SecretStr | None = None
+    gateway_api_key: ApiKey | None = None
     gateway_timeout_ms: Milliseconds = 10_000
     gateway_breaker_failures: int = Field(default=10, ge=1, le=1_000)
     gateway_breaker_rest_ms: Milliseconds = 1_000

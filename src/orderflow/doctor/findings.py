@@ -115,7 +115,7 @@ def unreadable(check: str, variable: str) -> Finding:
     return fail(
         check,
         f"{variable} is not a URL that can be read",
-        "Percent-encode what is not a letter or a digit in its user and password",
+        "Look at its parameters, after the question mark",
     )
 
 

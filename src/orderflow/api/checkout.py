@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from orderflow.api.faults import Fault, faults_of, json_pointer
+from orderflow.api.faults import JSON, MAX_FAULTS, Fault, Location, faults_of, json_pointer
 from orderflow.api.problems import Kind, Problem, problem_of
 from orderflow.api.state import State, state_of
 from orderflow.checkout import Checkout, IdempotencyKey, place_order
@@ -137,25 +140,41 @@ def _check_media_type(content_type: str) -> None:
 
 
 def _invalid_body(error: ValidationError) -> Problem:
-    first = error.errors(include_url=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return Problem(Kind.NOT_JSON, first["msg"])
     faults = faults_of(error, json_pointer)
-    detail = "1 part is not valid." if len(faults) == 1 else f"{len(faults)} parts are not valid."
+    if faults[0].rule == JSON:
+        return Problem(Kind.NOT_JSON, faults[0].detail, faults=faults)
+    count = error.error_count()
+    detail = "1 part is not valid." if count == 1 else f"{count} parts are not valid."
+    if count > len(faults):
+        detail += f" The first {len(faults)} are named."
     return Problem(Kind.INVALID_BODY, detail, faults=faults)
+
+
+class _Members(list[tuple[str, Any]]):
+    """An object as it was written, with the names that it has twice."""
 
 
 def _check_names_are_unique(body: bytes) -> None:
     """Refuse an object that names a member twice: readers differ in which of the two they take."""
-    repeated: list[str] = []
+    unique = True
 
-    def read(members: list[tuple[str, Any]]) -> dict[str, Any]:
-        unique = dict(members)
-        if len(unique) < len(members):
-            names = [name for name, _ in members]
-            repeated.extend(name for name in unique if names.count(name) > 1)
-        return unique
+    def look(members: list[tuple[str, Any]]) -> None:
+        nonlocal unique
+        unique = unique and len(dict(members)) == len(members)
 
-    json.loads(body, object_pairs_hook=read)
-    if repeated:
-        raise Problem(Kind.NOT_JSON, f"Named twice in one object: {', '.join(repeated)}.")
+    json.loads(body, object_pairs_hook=look)
+    if unique:
+        return
+    places = islice(_repeated(json.loads(body, object_pairs_hook=_Members)), MAX_FAULTS)
+    faults = [Fault(json_pointer(place), "once", "Named twice") for place in places]
+    names = ", ".join(fault.field for fault in faults)
+    raise Problem(Kind.NOT_JSON, f"Named twice: {names}.", faults=faults)
+
+
+def _repeated(value: Any, place: Location = ()) -> Iterator[Location]:
+    """Give the place of each name that an object has twice."""
+    members = value if isinstance(value, _Members) else []
+    names = Counter(name for name, _ in members)
+    yield from ((*place, name) for name, times in names.items() if times > 1)
+    for name, inner in members or (enumerate(value) if isinstance(value, list) else ()):
+        yield from _repeated(inner, (*place, name))

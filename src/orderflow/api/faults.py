@@ -11,8 +11,12 @@ from pydantic_core import ErrorDetails
 
 from orderflow.checkout import NO_CONTROL_CHARACTERS
 
+#: The rule of a body that is no JSON at all, which is another kind of problem.
+JSON = "json"
+
 #: The rule behind each of pydantic's error types; {names} are of the error's context.
 _RULES = {
+    "json_invalid": JSON,
     "missing": "required",
     "extra_forbidden": "no-unknown-fields",
     "greater_than_equal": "greater-than-equal {ge}",
@@ -30,6 +34,9 @@ _RULES = {
     "list_type": "array",
     "model_type": "object",
 }
+
+#: A request may break a rule ten thousand times; who sent it reads no more than these.
+MAX_FAULTS = 100
 
 Location = tuple[int | str, ...]
 
@@ -61,10 +68,10 @@ def parameter_name(location: Location) -> str:
 
 
 def faults_of(error: ValidationError, field: Callable[[Location], str]) -> list[Fault]:
-    """Return every fault that pydantic found, its place named by `field`."""
+    """Return the first MAX_FAULTS that pydantic found, the place of each named by `field`."""
     return [
         Fault(field=field(found["loc"]), rule=_rule(found), detail=found["msg"])
-        for found in error.errors(include_url=False, include_input=False)
+        for found in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
     ]
 
 

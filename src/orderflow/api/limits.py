@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orderflow.api.faults import Fault
 from orderflow.api.problems import Kind, Problem
 from orderflow.db import Database
 from orderflow.errors import OrderflowError
@@ -112,7 +113,9 @@ class BodyLimit:
         await self._app(scope, count, send)
 
     def _too_large(self) -> Problem:
-        return Problem(Kind.BODY_TOO_LARGE, f"A body may have {self._max_bytes} bytes at most.")
+        detail = f"A body may have {self._max_bytes} bytes at most."
+        faults = [Fault("", f"bytes-at-most {self._max_bytes}", detail)]
+        return Problem(Kind.BODY_TOO_LARGE, detail, faults=faults)
 
 
 def _announced_bytes(scope: Scope) -> int:

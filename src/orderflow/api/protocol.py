@@ -132,7 +132,10 @@ class Protocol(HttpToolsProtocol):
         if left > 0:
             self._look_in(left)
         elif self._begun:
-            self._refuse(Kind.REQUEST_TIMEOUT, "The request did not come to its end in time.")
+            limit_s = self._limits.request_timeout_s
+            self._refuse(
+                Kind.REQUEST_TIMEOUT, f"Its head may take {limit_s} s, and then its body as long."
+            )
         else:
             self.transport.close()
 

@@ -251,6 +251,12 @@ def row_id(entity_id: str) -> UUID:
     return parsed if str(parsed) == entity_id.lower() else uuid5(_EXTERNAL_IDS, entity_id)
 
 
+def order_row_id(data: object) -> UUID | None:
+    """Return the UUID of the order that a job's data name, whoever made them, or None."""
+    order_id = _text_id(data.get("orderId")) if isinstance(data, Mapping) else None
+    return row_id(order_id) if isinstance(order_id, str) and order_id else None
+
+
 def gateway_key(payment_id: str) -> str:
     """Return the idempotency key of a payment: its id, wherever a header can carry it.
 

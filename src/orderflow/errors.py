@@ -121,6 +121,10 @@ class UnknownJobState(OrderflowError):
     """A job is never '{state}'; its states are: {known}."""
 
 
+class WrongJobState(OrderflowError):
+    """Jobs that are {state} cannot be {action} all at once; these can: {known}."""
+
+
 class JobNotFound(OrderflowError):
     """The queue '{queue}' has no job '{job_id}'; a job that ended is removed after a while."""
 

@@ -21,9 +21,16 @@ import typer
 import uvloop
 from redis.exceptions import RedisError
 
-from orderflow.bull.worker import Delivery, Processor, run_worker
+from orderflow.bull.worker import (
+    Delivery,
+    FailedAttempt,
+    Processor,
+    run_worker,
+    worker_name,
+)
 from orderflow.errors import InvalidSettings, InvalidWorker, UnknownWorker
 from orderflow.logs import configure_logs
+from orderflow.operations.failures import record_failure
 from orderflow.processes import run_processes, stop_with_parent
 from orderflow.processor import QueueWorker
 from orderflow.resources import Resources, open_resources
@@ -120,9 +127,13 @@ async def serve(
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(_keep_schedules(worker, resources))
             group.create_task(watch_loop(settings.worker_hang_ms, stop), name="watchdog")
-            await run_worker(
-                worker.queue, _processor(worker, resources), concurrency, settings, stop
-            )
+
+            def keep(failed: FailedAttempt) -> None:
+                # Beside the jobs: none waits for it, and the drain does.
+                group.create_task(record_failure(failed, worker_name(), db=resources.db))
+
+            processor = _processor(worker, resources)
+            await run_worker(worker.queue, processor, concurrency, settings, stop, keep)
             keeper.cancel()
     log.info("worker stopped", queue=worker.queue)
 

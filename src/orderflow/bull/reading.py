@@ -70,10 +70,12 @@ class StoredJob:
 class Pace:
     """BullMQ's own counters of jobs that ended in one way: in all, and by the minute.
 
-    Each of `minutes` is a whole minute, the newest first; it ended `since_ms` (Unix), or later.
+    `current` is of the minute in which `since_ms` (Unix) is, and `minutes` are those before it,
+    the newest first.
     """
 
     total: int
+    current: int
     minutes: Sequence[int]
     since_ms: int | None
 
@@ -95,7 +97,7 @@ class StoredQueue:
 
 
 #: How many whole minutes of the counters are read.
-_MINUTES = 5
+MINUTES = 5
 
 # The parts that a page shows, and those that only a single job's view does.
 _LISTED = (
@@ -280,11 +282,17 @@ async def _from_the_end(queues: JobQueues, key: str, start: int, limit: int) -> 
 
 async def _pace(queues: JobQueues, queue: str, ended: str) -> Pace:
     key = _key(queues, queue, f"metrics:{ended}")
-    (total, since), minutes = await asyncio.gather(
-        _redis(queues).hmget(key, ["count", "prevTS"]),
-        _redis(queues).lrange(f"{key}:data", 0, _MINUTES - 1),
+    (count, before, since), minutes = await asyncio.gather(
+        _redis(queues).hmget(key, ["count", "prevCount", "prevTS"]),
+        _redis(queues).lrange(f"{key}:data", 0, MINUTES - 1),
     )
-    return Pace(_whole(total) or 0, [_whole(minute) or 0 for minute in minutes], _whole(since))
+    total = _whole(count) or 0
+    return Pace(
+        total=total,
+        current=total - (_whole(before) or 0),
+        minutes=[_whole(minute) or 0 for minute in minutes],
+        since_ms=_whole(since),
+    )
 
 
 async def _oldest_ms(queues: JobQueues, queue: str) -> int | None:

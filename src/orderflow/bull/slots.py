@@ -61,6 +61,7 @@ class Postponed(Exception):
 class SlotWorker(Worker):  # type: ignore[misc]
     """Runs the jobs of one queue, at most `concurrency` at a time.
 
+    With the event `failed` comes, after the job and its error, whether that was its last attempt.
     Options are those of `bullmq.Worker`, where `name` is written to each job as `processedBy`;
     `blockingConnection`, a client of its own for the wait, which a handed `connection` needs; and
     `poisonDeaths`, how often a job may end its process, in place of `maxStalledCount`.
@@ -281,7 +282,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
         reason = f"the job cannot be read: {type(error).__name__}: {error}"
         await self.backend.moveToFailed(job, reason, False, token, False, _failure(reason, []))
         self.drained = False
-        self.emit("failed", job, UnrecoverableError(reason))
+        self.emit("failed", job, UnrecoverableError(reason), True)
 
     async def _work(self, job: Job) -> Job | None:
         """Run a job and record its end; return the job that came with that, if one did."""
@@ -362,6 +363,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
         reason = str(error) or type(error).__name__
         stack = _stack(job, error)
         fields = _failure(reason, stack)
+        delay_ms = None
         try:
             delay_ms = await self._delay_before_retry_ms(job, error)
 
@@ -375,12 +377,13 @@ class SlotWorker(Worker):  # type: ignore[misc]
         except Exception as refused:
             # Kept for good and with no more attempts, whatever its options ask for.
             self.emit("error", refused)
+            delay_ms = None
             reply = await self._until_recorded(
                 lambda: self._move_failed(job, token, reason, fields, None, keep=False)
             )
         job.failedReason, job.stacktrace = reason, stack
         job.attemptsMade += 1
-        self.emit("failed", job, error)
+        self.emit("failed", job, error, delay_ms is None)
         return await self._next(reply, token)
 
     async def _move_failed(

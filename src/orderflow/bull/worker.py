@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from bullmq import Job
+from bullmq import Job, UnrecoverableError
 
 from orderflow.bull.connection import connect_wait, connect_worker
 from orderflow.bull.slots import SlotWorker
@@ -40,7 +40,24 @@ class Delivery:
     trace_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt that failed, and is recorded as that: what was delivered, and the error.
+
+    `final` says that no other attempt follows. A job that could not be read has no data.
+    """
+
+    queue: str
+    name: str
+    job_id: str
+    data: Any
+    attempt: int
+    final: bool
+    error: BaseException
+
+
 Processor = Callable[[Delivery], Awaitable[dict[str, Any]]]
+OnFailed = Callable[[FailedAttempt], None]
 
 
 class WorkerEnded(Exception):
@@ -48,15 +65,22 @@ class WorkerEnded(Exception):
 
 
 async def run_worker(
-    queue: str, processor: Processor, concurrency: int, settings: Settings, stop: asyncio.Event
+    queue: str,
+    processor: Processor,
+    concurrency: int,
+    settings: Settings,
+    stop: asyncio.Event,
+    on_failed: OnFailed | None = None,
 ) -> None:
-    """Work on `queue` until `stop` is set, then drain.
+    """Work on `queue` until `stop` is set, then drain; tell `on_failed` of each failed attempt.
 
     Draining fetches nothing more and gives running jobs DRAIN_TIMEOUT_MS; what is still running
     then is left to be delivered again. Raises WorkerEnded if the loop dies, so that whoever
     supervises the process starts it anew.
     """
     worker = _build(queue, processor, concurrency, settings)
+    if on_failed is not None:
+        worker.on("failed", lambda *failed: on_failed(_failed_attempt(queue, *failed)))
     loop = asyncio.create_task(worker.run(), name=f"worker of {queue}")
     stopping = asyncio.create_task(stop.wait(), name="waiting for a stop")
     try:
@@ -94,6 +118,25 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
     return worker
 
 
+def _failed_attempt(queue: str, job: Job, error: BaseException, final: bool) -> FailedAttempt:
+    """Return what is to be told. What the processor gave up for is its cause."""
+    given_up = isinstance(error, UnrecoverableError) and error.__cause__ is not None
+    return FailedAttempt(
+        queue=queue,
+        name=job.name or "",
+        job_id=str(job.id),
+        data=job.data,
+        attempt=max(1, job.attemptsMade),
+        final=final,
+        error=error.__cause__ if given_up and error.__cause__ else error,
+    )
+
+
+def worker_name() -> str:
+    """Return the name of this process's workers, as it is with their jobs and connections."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
 def worker_options(queue: str, concurrency: int, settings: Settings) -> dict[str, Any]:
     """Return the options of a worker that is run by hand, with connections of its own."""
     limit = settings.rate_limits.get(queue)
@@ -107,7 +150,7 @@ def worker_options(queue: str, concurrency: int, settings: Settings) -> dict[str
         "stalledInterval": settings.worker_stalled_interval_ms,
         "poisonDeaths": settings.worker_poison_deaths,
         "runRetryDelay": _RETRY_DELAY_MS,
-        "name": f"{socket.gethostname()}-{os.getpid()}",
+        "name": worker_name(),
         # BullMQ's own counters by the minute, for two weeks, as Node's MetricsTime has it.
         "metrics": {"maxDataPoints": 20_160},
         "limiter": limit.model_dump() if limit else None,

@@ -1,13 +1,16 @@
 """Notifying: the customer is told how the order ended, once on each channel.
 
 What was sent to whom is recorded. A worker claims a message before it sends it, so that two
-deliveries of a job do not both send; only a death between the server's yes and the record can
-make a message go out twice.
+deliveries of a job do not both send. The record is tried again while PostgreSQL is away, so that
+only a death between the server's yes and the record, or an outage that outlasts the job, can make
+a message go out twice.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import structlog
@@ -16,6 +19,7 @@ from orderflow.contract import JobName, row_id
 from orderflow.db import Database
 from orderflow.errors import (
     AddressRefused,
+    DatabaseUnavailable,
     NotificationBeingSent,
     OrderNotFound,
     UntrueNotification,
@@ -25,6 +29,9 @@ from orderflow.senders import Channel, Message, Sender
 from orderflow.senders.messages import Templates
 
 log = structlog.get_logger(__name__)
+
+#: Between two tries to record what was sent; the last of them again and again.
+_PAUSES_S = (0.1, 0.2, 0.5, 1.0)
 
 
 async def notify_customer(
@@ -118,5 +125,19 @@ async def _send(
         )
         await db.fetchrow("record_refused", order.id, kind.value, channel, refusal.reason)
         return False
-    await db.batch("record_sent", order.id, reference, last, same=(kind.value, channel))
+    await _record_sent(kind, order, channel, reference, db, last=last)
     return True
+
+
+async def _record_sent(
+    kind: JobName, order: Order, channel: str, reference: str, db: Database, *, last: bool
+) -> None:
+    """Write down what is out already, which an attempt that fails here would send again."""
+    for pause_s in chain(_PAUSES_S, repeat(_PAUSES_S[-1])):
+        try:
+            await db.batch("record_sent", order.id, reference, last, same=(kind.value, channel))
+        except DatabaseUnavailable as outage:
+            log.debug("not recorded yet", order_id=str(order.id), reason=str(outage))
+            await asyncio.sleep(pause_s)
+        else:
+            return

@@ -551,7 +551,8 @@ def _leads_to(was: Any, now: Any, transitions: Any) -> bool:
 @pytest.fixture
 def model(settings: Settings, redis: Redis) -> Any:
     with asyncio.Runner() as runner:
-        opened = open_resources(settings)
+        # An outage here has no end, and who tries again gives up with the job.
+        opened = open_resources(settings.model_copy(update={"job_timeout_ms": 1_000}))
         Shop.run = staticmethod(runner.run)
         Shop.shared = runner.run(opened.__aenter__())
         Shop.sql = runner.run(asyncpg.connect(settings.database_dsn))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 from bullmq import UnrecoverableError
 
-from orderflow.errors import NotificationBeingSent, SenderUnavailable
+from orderflow.db import open_database
+from orderflow.errors import DatabaseUnavailable, NotificationBeingSent, SenderUnavailable
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port
+from orderflow.sandbox.tcp_proxy import Mode, TcpProxy
+from orderflow.senders import Channel, Message
 from orderflow.senders.smtp import SmtpSender
 from orderflow.testing import perform_job
 
@@ -157,6 +161,40 @@ async def test_a_mail_server_that_is_away_is_an_attempt_and_the_next_one_sends(
     assert await sql.fetchval("SELECT notified_at FROM orders") is None
 
     assert await confirm(resources, receipt.order_id) == {"success": True, "sent": ["email"]}
+
+
+async def test_a_mail_that_went_out_as_postgresql_went_away_is_recorded_and_not_sent_again(
+    resources, paid, settings, mail_server, sql
+):
+    receipt = await paid()
+    host, port = urlsplit(settings.database_dsn).hostname, urlsplit(settings.database_dsn).port
+    async with TcpProxy(host, port) as network:
+
+        class Sender:
+            """Sends, and PostgreSQL is away from then on."""
+
+            channel = Channel.EMAIL
+
+            async def send(self, message: Message) -> str:
+                reference = await resources.senders[0].send(message)
+                network.set_mode(Mode.RESET)
+                return reference
+
+        url = settings.database_dsn.replace(f":{port}/", f":{network.port}/")
+        async with open_database(url, 2, 500) as db:
+            confirming = asyncio.create_task(
+                confirm(replace(resources, db=db, senders=(Sender(),)), receipt.order_id)
+            )
+            async with asyncio.timeout(30):
+                while not mail_server.mails(receipt.order_id):
+                    await asyncio.sleep(0.01)
+            with pytest.raises(DatabaseUnavailable):
+                await db.ping()
+            assert await sql.fetchval("SELECT notified_at FROM orders") is None
+            network.set_mode(Mode.PASS)
+            assert await confirming == {"success": True, "sent": ["email"]}
+    assert await sql.fetchval("SELECT notified_at IS NOT NULL FROM orders")
+    assert len(mail_server.mails(receipt.order_id)) == 1
 
 
 async def test_a_mailbox_that_is_busy_is_an_attempt(resources, paid):

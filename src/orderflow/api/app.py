@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from orderflow.api.auth import check_authentication, open_tokens
+from orderflow.api.background import open_background
 from orderflow.api.checkout import PostCheckout
 from orderflow.api.docs import get_docs, get_docs_style
 from orderflow.api.headers import SafeHeaders
@@ -47,6 +48,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 open_resources(settings) as resources,
                 open_tokens(settings) as tokens,
                 leave_in_time(settings.shutdown_grace_ms) as leaving,
+                open_background() as background,
             ):
                 app.state.shared = State(
                     resources,
@@ -56,6 +58,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                     Rates(settings.checkout_rate_per_user),
                     Rates(settings.checkout_rate_per_address, network_of),
                     leaving,
+                    background,
                 )
                 yield {
                     LIMITS: ConnectionLimits(settings.max_connections, settings.request_timeout_s),

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any
 
-from pydantic import ValidationError
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from orderflow.api.faults import JSON, MAX_FAULTS, Fault, Location, faults_of, json_pointer
+from orderflow.api.faults import Fault
 from orderflow.api.problems import Kind, Problem, problem_of
+from orderflow.api.reading import read_body
 from orderflow.api.state import State, state_of
 from orderflow.checkout import Checkout, IdempotencyKey, place_order
 from orderflow.errors import OutOfStock, UnknownProducts
@@ -24,7 +19,6 @@ from orderflow.settings import Settings
 
 MAX_KEY = 255
 
-_JSON_TYPE = re.compile(r"application/(json|[^\s/;]+\+json)")
 #: A structured field string (RFC 9651): only a quote and a backslash may be, and must be, escaped.
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
@@ -54,7 +48,7 @@ async def _answer_checkout(request: Request, state: State) -> Response:
     user = await state.tokens.user(request.headers)
     state.per_user.count(user.id)
     key = read_idempotency_key(request.headers, resources.settings)
-    checkout = await _read_checkout(request)
+    checkout = await read_body(request, Checkout)
     try:
         receipt = await place_order(
             checkout, user.id, key, db=resources.db, queues=resources.queues
@@ -100,81 +94,3 @@ def _invalid_key(rule: str, detail: str) -> Problem:
         f"Idempotency-Key: {detail}",
         faults=[Fault("Idempotency-Key", rule, detail)],
     )
-
-
-async def _read_checkout(request: Request) -> Checkout:
-    """Read the body. Raises Problem that tells all of its faults at once."""
-    _check_media_type(request.headers.get("content-type", ""))
-    body = await _read_body(request.receive)
-    try:
-        checkout = Checkout.model_validate_json(body)
-    except ValidationError as error:
-        raise _invalid_body(error) from None
-    _check_names_are_unique(body)
-    return checkout
-
-
-async def _read_body(receive: Receive) -> bytes:
-    """Read the body. Starlette's own way, a generator of chunks, costs as much as all the rest."""
-    chunks = []
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(chunks)
-
-
-def _check_media_type(content_type: str) -> None:
-    media_type = content_type.partition(";")[0].strip().lower()
-    if not _JSON_TYPE.fullmatch(media_type):
-        detail = "Send `Content-Type: application/json`."
-        raise Problem(
-            Kind.UNSUPPORTED_MEDIA_TYPE,
-            detail,
-            faults=[Fault("Content-Type", "application/json", detail)],
-            headers={"Accept": "application/json"},
-        )
-
-
-def _invalid_body(error: ValidationError) -> Problem:
-    faults = faults_of(error, json_pointer)
-    if faults[0].rule == JSON:
-        return Problem(Kind.NOT_JSON, faults[0].detail, faults=faults)
-    count = error.error_count()
-    detail = "1 part is not valid." if count == 1 else f"{count} parts are not valid."
-    if count > len(faults):
-        detail += f" The first {len(faults)} are named."
-    return Problem(Kind.INVALID_BODY, detail, faults=faults)
-
-
-class _Members(list[tuple[str, Any]]):
-    """An object as it was written, with the names that it has twice."""
-
-
-def _check_names_are_unique(body: bytes) -> None:
-    """Refuse an object that names a member twice: readers differ in which of the two they take."""
-    unique = True
-
-    def look(members: list[tuple[str, Any]]) -> None:
-        nonlocal unique
-        unique = unique and len(dict(members)) == len(members)
-
-    json.loads(body, object_pairs_hook=look)
-    if unique:
-        return
-    places = islice(_repeated(json.loads(body, object_pairs_hook=_Members)), MAX_FAULTS)
-    faults = [Fault(json_pointer(place), "once", "Named twice") for place in places]
-    names = ", ".join(fault.field for fault in faults)
-    raise Problem(Kind.NOT_JSON, f"Named twice: {names}.", faults=faults)
-
-
-def _repeated(value: Any, place: Location = ()) -> Iterator[Location]:
-    """Give the place of each name that an object has twice."""
-    members = value if isinstance(value, _Members) else []
-    names = Counter(name for name, _ in members)
-    yield from ((*place, name) for name, times in names.items() if times > 1)
-    for name, inner in members or (enumerate(value) if isinstance(value, list) else ()):
-        yield from _repeated(inner, (*place, name))

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from orderflow.api.auth import User
-from orderflow.api.faults import MAX_FAULTS, Fault, faults_of, parameter_name
-from orderflow.api.problems import Kind, Problem
+from orderflow.api.reading import read_query
 from orderflow.api.state import state_of
 from orderflow.contract import row_id
 from orderflow.db import Database
@@ -73,7 +70,7 @@ async def list_orders(request: Request) -> Response:
     """Answer a page of orders, newest first, and the cursor of the next page."""
     state = state_of(request)
     user = await state.tokens.user(request.headers)
-    query = _read_query(request.query_params)
+    query = read_query(request.query_params, OrdersQuery)
     orders = await _fetch_page(state.resources.db, user, query)
     page = orders[: query.limit]
     more = len(orders) > query.limit
@@ -83,27 +80,6 @@ async def list_orders(request: Request) -> Response:
             "nextCursor": encode_cursor(page[-1].id) if more else None,
         }
     )
-
-
-def _read_query(params: QueryParams) -> OrdersQuery:
-    """Read the query. Raises Problem that tells all of its faults at once."""
-    # A head has room for thousands of names: to count each by going through all would take seconds.
-    given = Counter(name for name, _ in params.multi_items())
-    faults = [
-        Fault(name, "once", "The parameter may be given only once")
-        for name, times in given.items()
-        if times > 1
-    ]
-    try:
-        query = OrdersQuery.model_validate(dict(params))
-    except ValidationError as error:
-        faults += faults_of(error, parameter_name)
-    else:
-        if not faults:
-            return query
-    del faults[MAX_FAULTS:]
-    names = ", ".join(dict.fromkeys(fault.field for fault in faults))
-    raise Problem(Kind.INVALID_QUERY, f"These parameters are not valid: {names}.", faults=faults)
 
 
 async def _fetch_page(db: Database, user: User, query: OrdersQuery) -> Sequence[Order]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from orderflow.api.auth import Tokens
+from orderflow.api.background import Background
 from orderflow.api.leaving import Leaving
 from orderflow.api.limits import Backlog, InFlight
 from orderflow.api.rates import Rates
@@ -15,7 +16,10 @@ from orderflow.resources import Resources
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The open resources of the process, the check of tokens, the limits on checkouts, its end."""
+    """The open resources of the process, the check of tokens, the limits on checkouts, its end.
+
+    `background` is for what goes on after its request was answered.
+    """
 
     resources: Resources
     tokens: Tokens
@@ -24,6 +28,7 @@ class State:
     per_user: Rates
     per_address: Rates
     leaving: Leaving
+    background: Background
 
 
 def state_of(request: Request) -> State:

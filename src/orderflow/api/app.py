@@ -25,6 +25,7 @@ from orderflow.api.problems import ProblemAnswers, answer_error
 from orderflow.api.protocol import LIMITS, ConnectionLimits
 from orderflow.api.rates import Rates, network_of
 from orderflow.api.state import State
+from orderflow.dashboard.routes import dashboard_routes
 from orderflow.logs import configure_logs
 from orderflow.resources import open_resources
 from orderflow.settings import Settings, load_settings
@@ -75,6 +76,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Route("/openapi.json", get_openapi),
             Route("/docs", get_docs),
             Route("/docs/style.css", get_docs_style),
+            *dashboard_routes(),
         ],
         middleware=[
             *_traced(settings),

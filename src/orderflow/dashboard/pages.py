@@ -1,0 +1,256 @@
+"""How a page is answered: who may see it, its headers, and what goes wrong, as pages too."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypedDict
+from urllib.parse import quote, urlencode
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from orderflow import __version__
+from orderflow.api.auth import Session
+from orderflow.api.faults import Fault
+from orderflow.api.problems import Kind, Problem, logged_problem_of
+from orderflow.api.state import state_of
+from orderflow.bull.queues import JobQueues
+from orderflow.dashboard import text
+from orderflow.dashboard.forms import ForeignForm, csrf_token, keep_csrf_token, read_form
+from orderflow.dashboard.live import Streams, wants_stream
+from orderflow.dashboard.session import NotAdmin, SignedOut, admin_session
+from orderflow.dashboard.unknown import Unknown
+from orderflow.db import Database
+from orderflow.operations.audit import list_actions
+from orderflow.resources import Resources
+
+Context = Mapping[str, Any]
+
+
+class Stores(TypedDict):
+    """What every use case of operators works on."""
+
+    db: Database
+    queues: JobQueues
+
+
+#: So long a number fits wherever it goes.
+_DIGITS = 15
+_STATIC = frozenset({"admin.css", "admin.js", "icon.svg"})
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Vary": "Accept, Cookie",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request of an admin: who it is, what they sent, and what the process has open."""
+
+    request: Request
+    session: Session
+    streams: Streams
+    form: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def resources(self) -> Resources:
+        """The open connections of this process."""
+        return state_of(self.request).resources
+
+    @property
+    def stores(self) -> Stores:
+        """PostgreSQL and Redis."""
+        return {"db": self.resources.db, "queues": self.resources.queues}
+
+    @property
+    def user_id(self) -> str:
+        """Whose doing it is."""
+        return self.session.user.id
+
+    def path(self, name: str) -> str:
+        """Return a part of the path."""
+        part: str = self.request.path_params[name]
+        return part
+
+    def query(self, name: str, default: str = "") -> str:
+        """Return a parameter of the query."""
+        return self.request.query_params.get(name, default)
+
+    def number(self, name: str) -> int:
+        """Return a parameter of the query that is a whole number, 0 if it is left out."""
+        said = self.query(name, "0")
+        if not said.isdecimal() or len(said) > _DIGITS:
+            rule = Fault(name, "integer", "must be a whole number, 0 or more")
+            raise Problem(Kind.INVALID_QUERY, f"{name} {rule.detail}.", faults=[rule])
+        return int(said)
+
+    def render(self, template: str, status: int = 200, **context: Any) -> Response:
+        """Answer a page for whoever is signed in."""
+        return render(self.request, template, status, user=self.user_id, **context)
+
+    async def live(self, name: str, look: Callable[[], Awaitable[Context]]) -> Response:
+        """Answer the page NAME.html, or the stream of its part live/NAME.html.
+
+        After an action of this admin's the page tells how it ended.
+        """
+        if wants_stream(self.request):
+            part = environment().get_template(f"live/{name}.html")
+
+            async def again() -> str:
+                return part.render(await look())
+
+            return self.streams.answer(self.request, again, self.session.expires_at)
+        acted = None
+        if self.query("acted"):
+            acted = await list_actions(db=self.resources.db, limit=1, user=self.user_id)
+        return self.render(f"{name}.html", **await look(), acted=acted)
+
+
+View = Callable[[Visit], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def page(view: View, streams: Streams) -> Endpoint:
+    """Return the endpoint that lets admins alone see `view`, and answers errors as pages."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            session = await admin_session(request)
+            form = await read_form(request) if request.method == "POST" else {}
+            return await view(Visit(request, session, streams, form))
+        except SignedOut as signed_out:
+            return _to_sign_in(request, signed_out.reason)
+        except Exception as error:
+            return error_page(request, error)
+
+    return answer
+
+
+def error_page(request: Request, error: Exception) -> Response:
+    """Answer what went wrong, in words."""
+    if isinstance(error, NotAdmin):
+        return render(request, "forbidden.html", 403, user=error.user_id)
+    if isinstance(error, ForeignForm):
+        return render(request, "stale.html", 403)
+    problem = logged_problem_of(request, error)
+    return render(request, "problem.html", problem.kind.status, problem=problem)
+
+
+def _to_sign_in(request: Request, reason: str) -> Response:
+    if wants_stream(request) or request.method != "GET":
+        return render(request, "login.html", 401, reason=reason, onward="/admin")
+    if request.headers.get("sec-fetch-site") == "cross-site" and not reason:
+        # Followed from another site, a link comes without the cookie; from this page it has it.
+        return render(request, "arrive.html")
+    query = request.scope["query_string"].decode("latin-1")
+    here = request.scope["path"] + (f"?{query}" if query else "")
+    return see_other("/admin/login?" + urlencode({"onward": here}))
+
+
+def see_other(url: str) -> Response:
+    """Send the browser on, with a GET."""
+    return RedirectResponse(url, 303, _HEADERS)
+
+
+def queue_url(queue: str, state: str = "") -> str:
+    """Return the address of a queue, with its jobs in a state."""
+    return f"/admin/queues/{quote(queue, safe='')}" + (f"?state={state}" if state else "")
+
+
+def job_url(queue: str, job_id: str, action: str = "") -> str:
+    """Return the address of a job, or of what is done to it. An id may have any character."""
+    return f"{queue_url(queue)}/job{action and '/' + action}?id={quote(job_id, safe='')}"
+
+
+def order_url(order_id: object) -> str:
+    """Return the address of an order's story."""
+    return f"/admin/orders/{quote(str(order_id), safe='')}"
+
+
+def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+    """Answer a page. Its forms are good for the browser that gets it."""
+    html = (
+        environment()
+        .get_template(template)
+        .render(
+            {
+                "user": None,
+                "acted": None,
+                "csrf": csrf_token(request),
+                "here": request.scope["path"],
+            }
+            | context
+        )
+    )
+    response = HTMLResponse(html, status, _HEADERS)
+    keep_csrf_token(request, response)
+    return response
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Return the templates, compiled once."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("orderflow.dashboard"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {
+        "ago": text.ago,
+        "clock": text.clock,
+        "event_mood": text.event_mood,
+        "facts": text.facts,
+        "grouped": text.grouped,
+        "iso": text.iso,
+        "mood": text.mood,
+        "short": text.short,
+        "size": text.size,
+        "pretty": text.pretty,
+        "span": text.span,
+    }
+    made.tests["unknown"] = lambda value: isinstance(value, Unknown)
+    made.globals |= {
+        "job_url": job_url,
+        "order_url": order_url,
+        "queue_url": queue_url,
+        "static": static_url,
+        "version": __version__,
+    }
+    return made
+
+
+def static_url(name: str) -> str:
+    """Return the address of a static file, which changes with what is in it."""
+    return f"/admin/static/{name}?v={hashlib.sha256(_static(name)).hexdigest()[:12]}"
+
+
+async def get_static(request: Request) -> Response:
+    """Answer a static file, to be kept by the browser."""
+    name = request.path_params["name"]
+    if name not in _STATIC:
+        raise Problem(Kind.NOT_FOUND, "No file has this name.")
+    return Response(
+        _static(name),
+        media_type=mimetypes.guess_type(name)[0],
+        headers={"Cache-Control": "public, max-age=31536000, immutable"},
+    )
+
+
+@cache
+def _static(name: str) -> bytes:
+    """Return what is in a static file, read once."""
+    return files("orderflow.dashboard").joinpath("static").joinpath(name).read_bytes()

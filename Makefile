@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test chaos bench check upgrade-check format clean node
+.PHONY: help run test chaos bench check upgrade-check format clean node chromium
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -16,7 +16,7 @@ help: ## Show the targets
 run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends after the first order
 	@$(BIN)/orderflow up $(ARGS)
 
-test: $(VENV)/.dev node ## Set up and run all tests
+test: $(VENV)/.dev node chromium ## Set up and run all tests
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: $(VENV)/.dev ## Break a running shop in all ways there are, and count every order; ARGS="--runs 5"
@@ -70,3 +70,8 @@ $(VENV)/.bench: $(BIN)/python pyproject.toml constraints.txt
 node:
 	@command -v npm > /dev/null || { echo "Installing Node.js from the system's packages"; \
 		apt-get update -q && apt-get install -y -q nodejs npm; }
+
+# The operators' page is tested in a real browser.
+chromium:
+	@command -v chromium > /dev/null || { echo "Installing Chromium from the system's packages"; \
+		apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }

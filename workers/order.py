@@ -4,6 +4,7 @@ from typing import Any
 
 from orderflow.bull.queues import Schedule
 from orderflow.contract import CONCURRENCY, JobName, Payload, QueueName
+from orderflow.operations.failures import purge_failures
 from orderflow.processor import QueueWorker
 from orderflow.reconcile import RUN_AT_MOST_S, Rules, run_once
 from orderflow.resources import Resources
@@ -18,7 +19,7 @@ worker = QueueWorker(
 # A run ends by itself, with the page that it is on.
 @worker.handles(JobName.RECONCILE, Payload, timeout_ms=round(2_000 * RUN_AT_MOST_S))
 async def reconcile(_job: Payload, resources: Resources) -> dict[str, Any]:
-    """Compare rows with jobs, and make them agree."""
+    """Compare rows with jobs, and make them agree; forget what is old."""
     counts = await run_once(
         db=resources.db,
         queues=resources.queues,
@@ -26,4 +27,5 @@ async def reconcile(_job: Payload, resources: Resources) -> dict[str, Any]:
         grace_ms=resources.settings.reconcile_grace_ms,
         rules=Rules.from_settings(resources.settings),
     )
-    return counts.to_json()
+    purged = await purge_failures(resources.settings.failure_retention_s, db=resources.db)
+    return {**counts.to_json(), "failures_purged": purged}

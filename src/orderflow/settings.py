@@ -188,6 +188,7 @@ class Settings(BaseSettings):
     reconcile_interval_ms: Milliseconds = 15_000
     reconcile_grace_ms: Milliseconds = 10_000
     order_ttl_s: int | None = Field(default=None, ge=1)
+    failure_retention_s: int = Field(default=2_592_000, ge=60, le=315_360_000)
 
     # Payment gateway
     gateway_url: str = "http://127.0.0.1:8010"

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from orderflow.api.admin.routes import ADMIN_ROUTES
 from orderflow.api.auth import check_authentication, open_tokens
 from orderflow.api.background import open_background
 from orderflow.api.checkout import PostCheckout
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Route("/openapi.json", get_openapi),
             Route("/docs", get_docs),
             Route("/docs/style.css", get_docs_style),
+            *ADMIN_ROUTES,
             *dashboard_routes(),
         ],
         middleware=[

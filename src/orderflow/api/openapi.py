@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from orderflow import __version__
+from orderflow.api.admin.reference import ADMIN_PATHS, ADMIN_TAG, admin_schemas
 from orderflow.api.checkout import MAX_KEY
 from orderflow.api.operations import Json, Operation, answer, content, header, query
 from orderflow.api.orders import DEFAULT_LIMIT, MAX_LIMIT
@@ -155,6 +156,7 @@ _PATHS = {
     "/openapi.json": {"get": _page("getOpenapi", "This document", "application/json", "object")},
     "/docs": {"get": _page("getDocs", "This document as a page to read", "text/html")},
     "/docs/style.css": {"get": _page("getDocsStyle", "The looks of the page", "text/css")},
+    **ADMIN_PATHS,
 }
 
 _INFO = {
@@ -170,6 +172,7 @@ _TAGS = [
     {"name": "checkout", "description": "Placing orders"},
     {"name": "orders", "description": "Seeing what became of them"},
     {"name": "health", "description": "For load balancers and orchestrators"},
+    ADMIN_TAG,
     {"name": "reference", "description": "This document and its page"},
 ]
 
@@ -194,7 +197,10 @@ def openapi_document() -> Json:
             path: {method: operation.to_json() for method, operation in methods.items()}
             for path, methods in _PATHS.items()
         },
-        "components": {"schemas": schemas(), "securitySchemes": {"bearer": _BEARER}},
+        "components": {
+            "schemas": {**schemas(), **admin_schemas()},
+            "securitySchemes": {"bearer": _BEARER},
+        },
     }
 
 

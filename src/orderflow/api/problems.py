@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import structlog
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -16,14 +17,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orderflow.api.faults import Fault
 from orderflow.checkout import Checkout
 from orderflow.errors import (
+    BulkActionEnded,
+    BulkActionNotFound,
     DatabaseUnavailable,
+    FailureGroupNotFound,
     IdempotencyKeyReused,
+    InvalidPayload,
+    JobIsRunning,
+    JobNotFound,
+    JobNotInState,
+    JobOfSchedule,
     MixedCurrencies,
     OrderflowError,
     OrderNotFound,
     OutOfStock,
     TotalTooLarge,
+    UnknownJobState,
     UnknownProducts,
+    UnknownQueue,
 )
 
 log = structlog.get_logger(__name__)
@@ -37,14 +48,25 @@ class Kind(Enum):
     INVALID_HEADER = 400, "A header is not valid"
     INVALID_QUERY = 400, "The query is not valid"
     UNAUTHENTICATED = 401, "A valid bearer token is needed"
+    FORBIDDEN = 403, "This is for admins only"
     NOT_FOUND = 404, "There is nothing here"
     ORDER_NOT_FOUND = 404, "There is no such order"
+    QUEUE_NOT_FOUND = 404, "There is no such queue"
+    JOB_NOT_FOUND = 404, "There is no such job"
+    JOB_STATE_NOT_FOUND = 404, "There is no such state of a job"
+    FAILURE_GROUP_NOT_FOUND = 404, "There is no such group of failures"
+    BULK_ACTION_NOT_FOUND = 404, "There is no such bulk action"
     METHOD_NOT_ALLOWED = 405, "The method is not allowed here"
     REQUEST_TIMEOUT = 408, "The request took too long to come"
     OUT_OF_STOCK = 409, "A product is out of stock"
+    JOB_IS_RUNNING = 409, "The job is running"
+    JOB_NOT_IN_STATE = 409, "The job is not where this can be done to it"
+    JOB_OF_SCHEDULE = 409, "The job keeps a schedule going"
+    BULK_ACTION_ENDED = 409, "The bulk action has ended"
     BODY_TOO_LARGE = 413, "The body is too large"
     UNSUPPORTED_MEDIA_TYPE = 415, "The body must be JSON"
     INVALID_BODY = 422, "The body is not valid"
+    INVALID_JOB_DATA = 422, "Jobs of this name have other data"
     UNKNOWN_PRODUCTS = 422, "The shop does not sell this"
     MIXED_CURRENCIES = 422, "The products have different currencies"
     TOTAL_TOO_LARGE = 422, "The total is too large"
@@ -53,6 +75,7 @@ class Kind(Enum):
     HEAD_TOO_LARGE = 431, "The request line and headers are too large"
     INTERNAL_ERROR = 500, "Something went wrong"
     DATABASE_UNAVAILABLE = 503, "The database does not answer"
+    REDIS_UNAVAILABLE = 503, "The queues cannot be reached"
     TOO_MANY_CHECKOUTS = 503, "More orders are coming in than can be taken now"
     TOO_MANY_CONNECTIONS = 503, "More connections are open than can be held"
     PAYMENTS_BEHIND = 503, "Orders wait too long for their payment"
@@ -77,6 +100,7 @@ class Kind(Enum):
 PASSING = frozenset(
     {
         Kind.DATABASE_UNAVAILABLE,
+        Kind.REDIS_UNAVAILABLE,
         Kind.TOO_MANY_CHECKOUTS,
         Kind.TOO_MANY_CONNECTIONS,
         Kind.PAYMENTS_BEHIND,
@@ -135,12 +159,24 @@ def problem_of(error: Exception, checkout: Checkout | None = None) -> Problem:
             return _of_products(error, checkout)
         case OrderflowError():
             return _of_domain(error)
+        case RedisError():
+            return Problem(Kind.REDIS_UNAVAILABLE, "Try again: Redis does not answer just now.")
     return _internal()
 
 
 #: What each domain error is to a client: the kind, and the part of the request at fault, if one is.
 _DOMAIN: Mapping[type[OrderflowError], tuple[Kind, str | None, str]] = {
     OrderNotFound: (Kind.ORDER_NOT_FOUND, None, ""),
+    UnknownQueue: (Kind.QUEUE_NOT_FOUND, "queue", "known-queue"),
+    UnknownJobState: (Kind.JOB_STATE_NOT_FOUND, "state", "known-state"),
+    JobNotFound: (Kind.JOB_NOT_FOUND, None, ""),
+    JobIsRunning: (Kind.JOB_IS_RUNNING, None, ""),
+    JobNotInState: (Kind.JOB_NOT_IN_STATE, None, ""),
+    JobOfSchedule: (Kind.JOB_OF_SCHEDULE, None, ""),
+    FailureGroupNotFound: (Kind.FAILURE_GROUP_NOT_FOUND, None, ""),
+    BulkActionNotFound: (Kind.BULK_ACTION_NOT_FOUND, None, ""),
+    BulkActionEnded: (Kind.BULK_ACTION_ENDED, None, ""),
+    InvalidPayload: (Kind.INVALID_JOB_DATA, "/data", "data-of-the-job"),
     MixedCurrencies: (Kind.MIXED_CURRENCIES, "/items", "one-currency"),
     TotalTooLarge: (Kind.TOTAL_TOO_LARGE, "/items", "total-less-than-equal {limit}"),
     IdempotencyKeyReused: (Kind.IDEMPOTENCY_KEY_REUSED, "Idempotency-Key", "same-body"),
@@ -202,6 +238,8 @@ def logged_problem_of(request: Request, error: Exception) -> Problem:
         log.error("request failed", **where, exc_info=error)
     elif isinstance(error, DatabaseUnavailable):
         log.warning("database unavailable", **where, reason=error.reason)
+    elif isinstance(error, RedisError):
+        log.warning("redis unavailable", **where, reason=type(error).__name__)
     return problem
 
 

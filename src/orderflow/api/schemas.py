@@ -34,20 +34,20 @@ def schemas() -> dict[str, Schema]:
     checkout = Checkout.model_json_schema(by_alias=True, ref_template=REF)
     return {
         **_ANSWERS,
-        **{name: _untitled(schema) for name, schema in checkout.pop("$defs").items()},
-        "Checkout": _untitled(checkout),
+        **{name: untitled(schema) for name, schema in checkout.pop("$defs").items()},
+        "Checkout": untitled(checkout),
     }
 
 
-def _untitled(schema: Any) -> Any:
+def untitled(schema: Any) -> Any:
     """Drop the titles that pydantic makes from Python's names: they say nothing more."""
     if isinstance(schema, dict):
         return {
-            name: _untitled(inner)
+            name: untitled(inner)
             for name, inner in schema.items()
             if not (name == "title" and isinstance(inner, str))
         }
-    return [_untitled(inner) for inner in schema] if isinstance(schema, list) else schema
+    return [untitled(inner) for inner in schema] if isinstance(schema, list) else schema
 
 
 def _values(enum: type[Enum]) -> Schema:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from bullmq.job import optsFromJSON
+from redis.exceptions import ResponseError
 
 from orderflow.bull.queues import JobQueues
 
@@ -212,6 +213,14 @@ async def place_of(queues: JobQueues, queue: str, job_id: str) -> str | None:
     return LOST
 
 
+async def failed_among(queues: JobQueues, queue: str, job_ids: Sequence[str]) -> set[str]:
+    """Return those of the jobs that are failed, at the cost of one command."""
+    if not job_ids:
+        return set()
+    scores = await _redis(queues).zmscore(_key(queues, queue, "failed"), list(job_ids))
+    return {job_id for job_id, score in zip(job_ids, scores, strict=True) if score is not None}
+
+
 _SETS = {
     "completed": JobPlace.COMPLETED,
     "failed": JobPlace.FAILED,
@@ -324,9 +333,13 @@ async def _oldest_ms(queues: JobQueues, queue: str) -> int | None:
 async def _read(
     queues: JobQueues, queue: str, job_id: str, parts: Sequence[str]
 ) -> StoredJob | None:
-    values = await _redis(queues).hmget(_key(queues, queue, job_id), list(parts))
+    try:
+        values = await _redis(queues).hmget(_key(queues, queue, job_id), list(parts))
+    except ResponseError:
+        return None  # a key of BullMQ's own, which is no hash
     fields = {part: value for part, value in zip(parts, values, strict=True) if value is not None}
-    return _stored(queue, job_id, fields) if fields else None
+    # Every job has one; the hash of a schedule, say, has none.
+    return _stored(queue, job_id, fields) if "timestamp" in fields else None
 
 
 def _stored(queue: str, job_id: str, fields: Mapping[str, str]) -> StoredJob:
@@ -359,8 +372,8 @@ def _stored(queue: str, job_id: str, fields: Mapping[str, str]) -> StoredJob:
 def _json(text: str) -> Any:
     """Read JSON; what is none, as a stranger may write it, stays text."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, parse_constant=str)
+    except (ValueError, RecursionError):
         return text
 
 

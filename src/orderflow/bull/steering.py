@@ -11,7 +11,7 @@ from typing import Any
 from redis.exceptions import WatchError
 
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.reading import LOST, JobPlace, place_of
+from orderflow.bull.reading import LOST, JobPlace, place_of, read_job
 from orderflow.bull.scripts import to_json
 from orderflow.errors import JobIsRunning, JobNotFound, JobNotInState, JobOfSchedule
 
@@ -119,7 +119,8 @@ async def promote(queues: JobQueues, queue: str, job_id: str) -> None:
 
 async def remove(queues: JobQueues, queue: str, job_id: str) -> None:
     """Remove a job, wherever it is. Raises JobNotFound, JobIsRunning or JobOfSchedule."""
-    if not await queues.client.exists(f"{queues.prefix}:{queue}:{job_id}"):
+    if await read_job(queues, queue, job_id) is None:
+        # Not left to BullMQ, which would remove any key of its own by the name of a job.
         raise JobNotFound(queue=queue, job_id=job_id)
     answer = await queues.queue(queue).remove(job_id)
     if answer == _LOCKED:

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 from orderflow.bull import steering
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.reading import JobPlace, place_of
+from orderflow.bull.reading import JobPlace, failed_among, place_of
 from orderflow.db import Database
 from orderflow.errors import BulkActionEnded, BulkActionNotFound, OrderflowError
 from orderflow.operations.audit import Actor, Outcome, audited
@@ -106,13 +106,12 @@ async def try_bulk(
     would: list[str] = []
     count, skipped = 0, Counter[str]()
     async for page in _pages(fingerprint, db):
-        places = await asyncio.gather(*(place_of(queues, group.queue, job_id) for job_id in page))
-        for job_id, place in zip(page, places, strict=True):
-            if place == JobPlace.FAILED:
-                count += 1
-                would += [job_id] if len(would) < examples else []
-            else:
-                skipped[_named(place)] += 1
+        failed = await failed_among(queues, group.queue, page)
+        count += len(failed)
+        would += [job_id for job_id in page if job_id in failed][: examples - len(would)]
+        others = [job_id for job_id in page if job_id not in failed]
+        places = await asyncio.gather(*(place_of(queues, group.queue, job_id) for job_id in others))
+        skipped.update(map(_named, places))
     total = count + skipped.total()
     return DryRun(fingerprint, group.queue, total, count, dict(skipped), would)
 
@@ -217,9 +216,8 @@ class _Run:
     async def _do(self, job_id: str) -> bool:
         """Do it to one job; False if it had not failed any more."""
         queue = self._action.queue
-        place = await place_of(self._queues, queue, job_id)
-        if place != JobPlace.FAILED:
-            self._skipped[_named(place)] += 1
+        if not await failed_among(self._queues, queue, [job_id]):
+            self._skipped[_named(await place_of(self._queues, queue, job_id))] += 1
             return False
         try:
             if self._action.kind == "discard":

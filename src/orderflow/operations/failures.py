@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 #: Of one failure so much is kept. What is cut off of a stack is its beginning.
 _MESSAGE, _STACK, _NAME = 2_000, 8_000, 255
 
+_PURGED_AT_ONCE = 10_000
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
 #: A word with a digit is a number, an id, an address or a time: it differs from job to job.
 _VARYING = re.compile(r"[\w.:/+-]*\d[\w.:/+-]*")
 
@@ -132,7 +135,7 @@ def _frames(trace: TracebackType | None) -> list[tuple[str, str]]:
 
 def _plain(text: str) -> str:
     """Return a text that PostgreSQL takes, masked."""
-    return mask_text(text.replace("\x00", "").encode("utf-8", "replace").decode())
+    return mask_text(text.replace("\x00", ""))
 
 
 async def list_groups(
@@ -148,7 +151,8 @@ async def list_groups(
 
 async def get_group(fingerprint: str, *, db: Database) -> FailureGroup:
     """Return one group. Raises FailureGroupNotFound."""
-    row = await db.fetchrow("failure_group", fingerprint)
+    named = _FINGERPRINT.fullmatch(fingerprint)
+    row = await db.fetchrow("failure_group", fingerprint) if named else None
     if row is None:
         raise FailureGroupNotFound(fingerprint=fingerprint)
     return _group(row)
@@ -171,6 +175,14 @@ async def failures_of_job(
 async def failures_of_order(order_id: UUID, *, db: Database, limit: int = 200) -> list[Failure]:
     """Return every failed attempt of an order's jobs, the newest first."""
     return read_failures(await db.fetch("failures_of_order", order_id, limit))
+
+
+async def purge_failures(older_than_s: int, *, db: Database) -> int:
+    """Forget failures of so long ago, with their groups and bulk actions; return how many.
+
+    A call forgets 10,000 at most; the oldest go first.
+    """
+    return len(await db.fetch("purge_failures", older_than_s, _PURGED_AT_ONCE))
 
 
 def read_failures(rows: Sequence[Row]) -> list[Failure]:

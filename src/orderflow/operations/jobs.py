@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from orderflow.bull import steering
 from orderflow.bull.queues import JobQueues
@@ -23,10 +23,10 @@ from orderflow.bull.reading import (
     read_logs,
     read_page,
 )
+from orderflow.bull.scripts import to_json
 from orderflow.contract import (
     JobName,
     OrderConfirmationJob,
-    Payload,
     PaymentFailedJob,
     PaymentJob,
     order_row_id,
@@ -41,16 +41,21 @@ from orderflow.operations.queues import check_queue, known_queues, read_state
 #: Of a job in full: the newest lines of its log, and the newest of its failures.
 _LOG_LINES, _FAILURES = 100, 50
 
-_PAYLOADS: Mapping[str, type[Payload]] = {
+_PAYLOADS: Mapping[str, type[BaseModel]] = {
     JobName.PROCESS_PAYMENT: PaymentJob,
     JobName.ORDER_CONFIRMATION: OrderConfirmationJob,
     JobName.PAYMENT_FAILED: PaymentFailedJob,
 }
+#: What is known of the data of another service's jobs.
+_Anything = RootModel[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class JobSummary:
-    """A job as a list shows it. `due_at` is when a delayed one waits for its turn again."""
+    """A job as a list shows it.
+
+    `due_at` is when a delayed one waits for its turn again.
+    """
 
     queue: str
     id: str
@@ -252,17 +257,19 @@ def _audited(
 
 def _check_data(job_name: str, data: Any) -> None:
     """Raise InvalidPayload unless the data are what jobs of this name have, as far as is known."""
-    payload = _PAYLOADS.get(job_name)
-    if payload is None:
-        return
+    faults: list[str] = []
     try:
-        payload.model_validate(data)
+        to_json(data)
+        _PAYLOADS.get(job_name, _Anything).model_validate(data)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'data'}: {fault['msg']}"
             for fault in error.errors(include_input=False, include_url=False)
         ]
-        raise InvalidPayload(job_name=job_name, faults=faults) from None
+    except ValueError:
+        faults = ["data: a number is not finite, which JSON does not know"]
+    if faults:
+        raise InvalidPayload(job_name=job_name, faults=faults)
 
 
 def _summary(job: StoredJob, state: str) -> JobSummary:

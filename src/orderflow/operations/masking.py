@@ -10,6 +10,7 @@ from orderflow.logs import SECRET_FIELDS
 
 #: What stands in the place of a value. Data that come back with it keep what they had.
 MASK = "***"
+_DEEPEST = 50
 
 #: Fields of a customer, as producers in either language name them, and all that is inside.
 _PERSONAL = {
@@ -42,34 +43,45 @@ _IN_TEXT: Sequence[tuple[re.Pattern[str], str]] = (
 
 
 def mask_text(text: str) -> str:
-    """Return `text` without e-mail addresses, phone and card numbers, tokens and passwords."""
+    """Return `text` without e-mail addresses, phone and card numbers, tokens and passwords.
+
+    What is no character, as half of a surrogate pair, is a question mark in it.
+    """
+    text = text.encode("utf-8", "replace").decode()
     for pattern, mask in _IN_TEXT:
         text = pattern.sub(mask, text)
     return text
 
 
-def mask(value: Any, field: str = "") -> Any:
-    """Return JSON with what is personal or secret masked, by the fields' names and in texts."""
+def mask(value: Any, field: str = "", depth: int = 0) -> Any:
+    """Return JSON with what is personal or secret masked, by the fields' names and in texts.
+
+    What lies too deep to be shown is masked as a whole.
+    """
     if value is None:
         return None
-    if re.sub(r"[^a-z0-9]", "", field.lower()) in _HIDDEN:
+    if depth > _DEEPEST or re.sub(r"[^a-z0-9]", "", field.lower()) in _HIDDEN:
         return MASK
     if isinstance(value, Mapping):
-        return {str(name): mask(inner, str(name)) for name, inner in value.items()}
+        return {
+            mask_text(str(name)): mask(inner, str(name), depth + 1) for name, inner in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [mask(inner) for inner in value]
+        return [mask(inner, depth=depth + 1) for inner in value]
     return mask_text(value) if isinstance(value, str) else value
 
 
-def unmask(edited: Any, original: Any) -> Any:
+def unmask(edited: Any, original: Any, field: str = "", depth: int = 0) -> Any:
     """Return `edited` with what is still as `mask` showed it put back from `original`."""
+    if edited == mask(original, field, depth):
+        return original
     if isinstance(edited, Mapping) and isinstance(original, Mapping):
         return {
-            name: original[name]
-            if name in original and inner == mask(original[name], name)
-            else unmask(inner, original.get(name))
+            name: unmask(inner, original[name], str(name), depth + 1) if name in original else inner
             for name, inner in edited.items()
         }
-    if isinstance(edited, list) and isinstance(original, list) and len(edited) == len(original):
-        return [unmask(*pair) for pair in zip(edited, original, strict=True)]
-    return original if edited == mask(original) else edited
+    if isinstance(edited, list) and isinstance(original, list):
+        pairs = zip(edited, original, strict=False)
+        kept = [unmask(inner, before, depth=depth + 1) for inner, before in pairs]
+        return kept + edited[len(kept) :]
+    return edited

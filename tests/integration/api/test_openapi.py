@@ -55,7 +55,13 @@ def test_the_document_is_valid() -> None:
 
 
 def test_every_route_is_in_it(settings: Settings) -> None:
-    routes = [route for route in create_app(settings).routes if isinstance(route, Route)]
+    # The pages of /admin are for people, and no part of it.
+    routes = [
+        route
+        for route in create_app(settings).routes
+        if isinstance(route, Route)
+        and (route.path.startswith("/admin/api/") or not route.path.startswith("/admin"))
+    ]
     served = {
         (re.sub(r"_(\w)", lambda part: part[1].upper(), route.path), method.lower())
         for route in routes
@@ -104,7 +110,24 @@ def test_the_query_of_orders_is_all_of_it() -> None:
 def test_what_needs_a_token_says_so() -> None:
     secured = {path for path, _, operation in operations() if operation["security"]}
 
-    assert secured == {"/checkout", "/orders", "/orders/{orderId}"}
+    assert {path for path in secured if not path.startswith("/admin/api/")} == {
+        "/checkout",
+        "/orders",
+        "/orders/{orderId}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [(path, method) for path, method, _ in operations() if path.startswith("/admin/api/")],
+)
+async def test_the_admin_api_is_for_admins(api: Any, path: str, method: str) -> None:
+    path = re.sub(r"{\w+}", "any", path)
+
+    unknown = await api.client.request(method, path)
+    assert (unknown.status_code, api.problem(unknown)) == (401, "unauthenticated")
+    customer = await api.client.request(method, path, headers=api.bearer())
+    assert (customer.status_code, api.problem(customer)) == (403, "forbidden")
 
 
 class Page(HTMLParser):

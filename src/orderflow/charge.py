@@ -7,6 +7,7 @@ however often the job is delivered.
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from orderflow.contract import (
 from orderflow.db import Database
 from orderflow.errors import AmountMismatch, MethodMismatch, WrongOrder
 from orderflow.gateways import Charge, Declined, Gateway, Outcome
+from orderflow.metrics import MONEY, ORDERS, PAYMENTS, STRAY_CHARGES
 from orderflow.orders import (
     EXPIRED,
     OPEN_PAYMENT,
@@ -82,7 +84,7 @@ async def _begin(job: PaymentJob, db: Database, currency: str) -> Payment:
 async def _adopt(job: PaymentJob, db: Database, currency: str) -> None:
     """Write the rows of an order that a producer outside of orderflow made."""
     order_id, payment_id = row_id(job.order_id), row_id(job.payment_id)
-    await db.fetchrow(
+    adopted = await db.fetchrow(
         "adopt_payment",
         order_id,
         None if str(order_id) == job.order_id else job.order_id,
@@ -92,6 +94,9 @@ async def _adopt(job: PaymentJob, db: Database, currency: str) -> None:
         job.payment_data.amount,
         currency,
     )
+    if adopted is None:
+        return  # by another one, which was faster
+    ORDERS["adopted",] += 1
     log.info("order adopted", order_id=job.order_id, payment_id=job.payment_id)
 
 
@@ -117,6 +122,7 @@ async def _settle(payment: Payment, db: Database, gateway: Gateway) -> Payment:
     """Charge an open payment and write what came of it; return the payment as it is then."""
     outcome = await _outcome(payment, gateway)
     if await write_outcome(payment.id, outcome, db):
+        count_outcome(outcome, payment.method, payment.amount, payment.currency)
         return _settled(payment, outcome)
     # Whoever wrote first decided: another worker, or the reconciler.
     row = await db.fetchrow("find_payment", payment.id)
@@ -173,10 +179,24 @@ async def write_outcome(payment_id: UUID, outcome: Outcome | None, db: Database)
     return written is not None
 
 
+def count_outcome(
+    outcome: Outcome | None, method: PaymentMethod, amount: Decimal, currency: str
+) -> None:
+    """Count a payment whose outcome was written, and what became of its order."""
+    if isinstance(outcome, Declined):
+        PAYMENTS["declined", method] += 1
+        ORDERS["cancelled",] += 1
+        return
+    PAYMENTS["paid", method] += 1
+    ORDERS["confirmed",] += 1
+    MONEY["cash" if outcome is None else "charged", currency] += float(amount)
+
+
 async def _record_if_stray(payment_id: UUID, transaction_id: str, db: Database) -> None:
     """Write down a charge that no order has a use for, so that a person gives the money back."""
     stray = await db.fetchrow("record_stray_charge", payment_id, transaction_id)
     if stray is not None:
+        STRAY_CHARGES[()] += 1
         log.error(
             "charge without an order: it has to be given back",
             payment_row=str(payment_id),

@@ -40,6 +40,7 @@ from orderflow.errors import (
     TotalTooLarge,
     UnknownProducts,
 )
+from orderflow.metrics import MONEY, ORDERS
 from orderflow.orders import OrderStatus, Row
 
 log = structlog.get_logger(__name__)
@@ -201,6 +202,8 @@ async def place_order(
             if earlier is not None:
                 return earlier
         # The key lapsed between the two looks at it.
+    ORDERS["placed",] += 1
+    MONEY["ordered", receipt.currency] += float(receipt.total)
     log.info(
         "order placed",
         order_id=str(receipt.order_id),

@@ -9,7 +9,9 @@ a message go out twice.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import chain, repeat
 from typing import Any
 
@@ -22,8 +24,11 @@ from orderflow.errors import (
     DatabaseUnavailable,
     NotificationBeingSent,
     OrderNotFound,
+    SenderUnavailable,
     UntrueNotification,
 )
+from orderflow.logs import current_trace_id
+from orderflow.metrics import ORDER_SECONDS, SENDER_SECONDS
 from orderflow.orders import Order, OrderStatus
 from orderflow.senders import Channel, Message, Sender
 from orderflow.senders.messages import Templates
@@ -85,9 +90,14 @@ async def notify_customer(
         raise
     if not sent or sent[-1] != used[-1].channel:
         await db.fetchrow("mark_notified", order.id)
+    if sent or not used:
+        _observe_age(kind, order)
     log.info("customer notified", order_id=order_id, kind=kind.value, sent=sent)
     return {"success": True, "sent": sent}
 
+
+#: How an order ended whose customer is told so.
+_OUTCOMES = {JobName.ORDER_CONFIRMATION: "confirmed", JobName.PAYMENT_FAILED: "cancelled"}
 
 #: The statuses of an order of which each kind of message is true.
 _TRUE_OF = {
@@ -98,6 +108,11 @@ _TRUE_OF = {
     },
     JobName.PAYMENT_FAILED: {OrderStatus.CANCELLED},
 }
+
+
+def _observe_age(kind: JobName, order: Order) -> None:
+    age_s = (datetime.now(UTC) - order.created_at).total_seconds()
+    ORDER_SECONDS.observe(max(0.0, age_s), (_OUTCOMES[kind],), current_trace_id())
 
 
 def _recipients(order: Order) -> Mapping[Channel, str]:
@@ -118,7 +133,7 @@ async def _send(
     """Send a message and record it; return whether it was taken. The `last` one is the end."""
     channel = sender.channel.value
     try:
-        reference = await sender.send(message)
+        reference = await _timed_send(sender, message)
     except AddressRefused as refusal:
         log.warning(
             "address refused", order_id=str(order.id), channel=channel, reason=refusal.reason
@@ -141,3 +156,21 @@ async def _record_sent(
             await asyncio.sleep(pause_s)
         else:
             return
+
+
+async def _timed_send(sender: Sender, message: Message) -> str:
+    started = time.perf_counter()
+    outcome = "interrupted"
+    try:
+        reference = await sender.send(message)
+        outcome = "sent"
+    except AddressRefused:
+        outcome = "refused"
+        raise
+    except SenderUnavailable:
+        outcome = "unavailable"
+        raise
+    finally:
+        taken_s = time.perf_counter() - started
+        SENDER_SECONDS.observe(taken_s, (sender.channel.value, outcome))
+    return reference

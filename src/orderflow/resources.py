@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import urlsplit
 
 from orderflow.breaker import CircuitBreaker
 from orderflow.bull.queues import JobQueues, open_queues
@@ -13,6 +14,7 @@ from orderflow.db import Database, open_database
 from orderflow.gateways import Gateway
 from orderflow.gateways.guarded import GuardedGateway
 from orderflow.gateways.sandbox import open_gateway
+from orderflow.metrics import breaker_shown
 from orderflow.senders import Sender
 from orderflow.senders.messages import Templates
 from orderflow.senders.sms_file import SmsFileSender
@@ -74,11 +76,18 @@ async def open_resources(
         )
         queues = await stack.enter_async_context(open_queues(settings, kinds.queues))
         outside = kinds.outside(await stack.enter_async_context(outside_of(settings)))
+        breaker = _breaker(settings)
+        stack.enter_context(breaker_shown("gateway", breaker))
         yield Resources(
             settings=settings,
             db=db,
             queues=queues,
-            gateway=_guarded(outside.gateway, settings, queues),
+            gateway=GuardedGateway(
+                outside.gateway,
+                urlsplit(settings.gateway_url).hostname or "unknown",
+                breaker,
+                partial(queues.tell_of_outage, "gateway"),
+            ),
             senders=outside.senders,
             templates=Templates(),
         )
@@ -107,10 +116,9 @@ def _kinds(settings: Settings) -> _Kinds:
     return _Kinds(TracedDatabase, TracedQueues, traced)
 
 
-def _guarded(gateway: Gateway, settings: Settings, queues: JobQueues) -> GuardedGateway:
+def _breaker(settings: Settings) -> CircuitBreaker:
     rest_s = settings.gateway_breaker_rest_ms / 1000
-    breaker = CircuitBreaker(settings.gateway_breaker_failures, rest_s, _LONGEST_REST * rest_s)
-    return GuardedGateway(gateway, breaker, partial(queues.tell_of_outage, "gateway"))
+    return CircuitBreaker(settings.gateway_breaker_failures, rest_s, _LONGEST_REST * rest_s)
 
 
 def _senders(settings: Settings) -> tuple[Sender, ...]:

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,8 +28,9 @@ from orderflow.bull.worker import (
     run_worker,
     worker_name,
 )
-from orderflow.errors import InvalidSettings, InvalidWorker, UnknownWorker
+from orderflow.errors import InvalidSettings, InvalidWorker, PortTaken, UnknownWorker
 from orderflow.logs import configure_logs
+from orderflow.metrics.serving import serve_process, serve_processes
 from orderflow.operations.failures import record_failure
 from orderflow.processes import run_processes, stop_with_parent
 from orderflow.processor import QueueWorker
@@ -121,21 +122,29 @@ async def serve(
     stop = asyncio.Event()
     _stop_on_signals(stop)
     stop_with_parent(stop)
-    async with resources_of(settings) as resources:
-        await _warn_of_other_priorities(worker.queue, resources)
-        log.info("worker started", queue=worker.queue, concurrency=concurrency)
-        async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(_keep_schedules(worker, resources))
-            group.create_task(watch_loop(settings.worker_hang_ms, stop), name="watchdog")
-
-            def keep(failed: FailedAttempt) -> None:
-                # Beside the jobs: none waits for it, and the drain does.
-                group.create_task(record_failure(failed, worker_name(), db=resources.db))
-
-            processor = _processor(worker, resources)
-            await run_worker(worker.queue, processor, concurrency, settings, stop, keep)
-            keeper.cancel()
+    with serve_process(settings.metrics_address):
+        async with resources_of(settings) as resources:
+            await _work(worker, concurrency, resources, stop)
     log.info("worker stopped", queue=worker.queue)
+
+
+async def _work(
+    worker: QueueWorker, concurrency: int, resources: Resources, stop: asyncio.Event
+) -> None:
+    settings = resources.settings
+    await _warn_of_other_priorities(worker.queue, resources)
+    log.info("worker started", queue=worker.queue, concurrency=concurrency)
+    async with asyncio.TaskGroup() as group:
+        keeper = group.create_task(_keep_schedules(worker, resources))
+        group.create_task(watch_loop(settings.worker_hang_ms, stop), name="watchdog")
+
+        def keep(failed: FailedAttempt) -> None:
+            # Beside the jobs: none waits for it, and the drain does.
+            group.create_task(record_failure(failed, worker_name(), db=resources.db))
+
+        processor = _processor(worker, resources)
+        await run_worker(worker.queue, processor, concurrency, settings, stop, keep)
+        keeper.cancel()
 
 
 def _processor(worker: QueueWorker, resources: Resources) -> Processor:
@@ -210,14 +219,19 @@ def run(
     log_format: Annotated[
         str | None, typer.Option(help="json or console; LOG_FORMAT otherwise.")
     ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of the metrics; METRICS_PORT otherwise.")
+    ] = None,
 ) -> None:
     """Run the worker NAME until SIGTERM or Ctrl-C.
 
     Exit status: 0 drained, 1 the worker died or one of its processes did not drain, 2 a wrong
-    name or setting.
+    name or setting, or a port that is taken.
     """
     try:
-        settings = load_settings(queue_prefix=queue_prefix, log_format=log_format)
+        settings = load_settings(
+            queue_prefix=queue_prefix, log_format=log_format, metrics_port=metrics_port
+        )
         worker = load_worker(name)
     except (InvalidSettings, UnknownWorker, InvalidWorker) as error:
         typer.echo(str(error), err=True)
@@ -229,16 +243,33 @@ def run(
             "queue-prefix": queue_prefix,
             "log-format": log_format,
         }
-        raise typer.Exit(run_processes(_command(name, options), processes))
-    died = False
+        command = _command(name, options)
+        raise typer.Exit(_run_many(command, processes, settings))
+    raise typer.Exit(_run_here(name, worker, concurrency or worker.concurrency, settings))
+
+
+def _run_many(command: Sequence[str], processes: int, settings: Settings) -> int:
+    """Run many processes; return the exit status."""
+    try:
+        with serve_processes(settings.metrics_address):
+            return run_processes(command, processes)
+    except PortTaken as error:
+        typer.echo(f"METRICS_PORT: {error}", err=True)
+        return 2
+
+
+def _run_here(name: str, worker: QueueWorker, concurrency: int, settings: Settings) -> int:
+    """Work in this process; return the exit status."""
     try:
         with open_tracing(settings, name):
-            uvloop.run(serve(worker, concurrency or worker.concurrency, settings))
-    except* Exception:
+            uvloop.run(serve(worker, concurrency, settings))
+    except PortTaken as error:
+        typer.echo(f"METRICS_PORT: {error}", err=True)
+        return 2
+    except Exception:
         log.exception("worker died")
-        died = True
-    if died:
-        raise typer.Exit(1)
+        return 1
+    return 0
 
 
 def _command(name: str, options: Mapping[str, object]) -> list[str]:

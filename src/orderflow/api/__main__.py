@@ -13,7 +13,8 @@ import uvicorn
 from orderflow.api.auth import check_authentication
 from orderflow.errors import InvalidSettings
 from orderflow.logs import configure_logs
-from orderflow.settings import load_settings
+from orderflow.metrics.serving import serve_processes
+from orderflow.settings import Settings, load_settings
 
 
 def serve() -> None:
@@ -28,9 +29,19 @@ def serve() -> None:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     configure_logs(settings.log_format, settings.log_level)
-    _check_port(settings.host, settings.port)
+    _check_port("HOST {}, PORT {}", settings.host, settings.port)
+    if settings.metrics_port is not None:
+        _check_port(
+            "METRICS_HOST {}, METRICS_PORT {}", settings.metrics_host, settings.metrics_port
+        )
     # uvicorn drains, and then raises the signal that it caught once more: a stop is no fault.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    many = settings.web_concurrency > 1
+    with serve_processes(settings.metrics_address if many else None):
+        _run(settings)
+
+
+def _run(settings: Settings) -> None:
     uvicorn.run(
         # By name, since each process makes its own app, and sets up its own logs.
         "orderflow.api.app:create_app",
@@ -51,13 +62,14 @@ def serve() -> None:
     )
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(settings: str, host: str, port: int) -> None:
     """Exit with one plain line if the port is taken, before uvicorn says it in several."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        typer.echo(f"cannot listen on HOST {host}, PORT {port}: {error.strerror}", err=True)
+        where = settings.format(host, port)
+        typer.echo(f"cannot listen on {where}: {error.strerror}", err=True)
         raise typer.Exit(1) from None
 
 

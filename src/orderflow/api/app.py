@@ -20,6 +20,7 @@ from orderflow.api.headers import SafeHeaders
 from orderflow.api.health import livez, readyz
 from orderflow.api.leaving import LEAVING, leave_in_time
 from orderflow.api.limits import Backlog, BodyLimit, InFlight
+from orderflow.api.measured import MeasuredRequests
 from orderflow.api.openapi import get_openapi
 from orderflow.api.orders import get_order, list_orders
 from orderflow.api.problems import ProblemAnswers, answer_error
@@ -28,6 +29,7 @@ from orderflow.api.rates import Rates, network_of
 from orderflow.api.state import State
 from orderflow.dashboard.routes import dashboard_routes
 from orderflow.logs import configure_logs
+from orderflow.metrics.serving import serve_process
 from orderflow.resources import open_resources
 from orderflow.settings import Settings, load_settings
 from orderflow.tracing import open_tracing
@@ -45,7 +47,12 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
-        with open_tracing(settings, "api"):
+        checkouts = InFlight(settings.checkouts_in_flight)
+        with (
+            serve_process(settings.metrics_address),
+            checkouts.shown(),
+            open_tracing(settings, "api"),
+        ):
             async with (
                 open_resources(settings) as resources,
                 open_tokens(settings) as tokens,
@@ -55,7 +62,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 app.state.shared = State(
                     resources,
                     tokens,
-                    InFlight(settings.checkouts_in_flight),
+                    checkouts,
                     Backlog(resources.db, settings.shed_after_s),
                     Rates(settings.checkout_rate_per_user),
                     Rates(settings.checkout_rate_per_address, network_of),
@@ -82,6 +89,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         ],
         middleware=[
             *_traced(settings),
+            Middleware(MeasuredRequests),
             Middleware(SafeHeaders),
             Middleware(ProblemAnswers),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),

@@ -14,6 +14,7 @@ from orderflow.api.faults import Fault
 from orderflow.api.problems import Kind, Problem
 from orderflow.db import Database
 from orderflow.errors import OrderflowError
+from orderflow.metrics import CHECKOUTS_IN_FLIGHT, CHECKOUTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,15 @@ class InFlight:
             yield
         finally:
             self._count -= 1
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show how many there are, and may be, while inside."""
+        with (
+            CHECKOUTS_IN_FLIGHT.of(lambda: self._count),
+            CHECKOUTS_IN_FLIGHT_MAX.of(lambda: self._limit),
+        ):
+            yield
 
 
 class Backlog:

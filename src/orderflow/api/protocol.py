@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from orderflow.api.leaving import LEAVING, Leaving
 from orderflow.api.problems import Kind, Problem
+from orderflow.metrics import HTTP_CONNECTIONS_REFUSED
 
 #: Where the app's lifespan leaves the limits for its connections.
 LIMITS = "connection_limits"
@@ -146,6 +147,7 @@ class Protocol(HttpToolsProtocol):
         """Close the connection, with an answer where it can be taken for no other."""
         if self.transport.is_closing():
             return
+        HTTP_CONNECTIONS_REFUSED[kind.label,] += 1
         if not self._owes_another_answer():
             self.transport.write(_answer(Problem(kind, detail)))
         self.transport.close()

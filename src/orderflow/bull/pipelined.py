@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
+from weakref import WeakSet
 
 import hiredis
 from redis._parsers.base import BaseParser
@@ -23,6 +24,8 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, NoScriptError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from orderflow.metrics import PIPELINE_COMMANDS, PIPELINE_DEPTH
 
 #: Commands that are on their way at once; the rest wait here, so that neither side's buffers grow.
 MAX_IN_FLIGHT = 128
@@ -176,6 +179,12 @@ class _Wire(asyncio.Protocol):
         self._connection = connection
         self._transport = cast(asyncio.StreamWriter, connection._writer).transport
         self._transport.set_protocol(self)
+        _wires.add(self)
+
+    @property
+    def depth(self) -> int:
+        """How many commands are under way, or wait to be sent."""
+        return len(self._sent) + len(self._unsent)
 
     def ask(self, packed: bytes) -> asyncio.Future[Any]:
         """Return the reply to come. A caller that gives up leaves the others' replies in order."""
@@ -259,6 +268,7 @@ class _Wire(asyncio.Protocol):
             return
         if len(out) == len(self._sent):
             self._heard_at = self._loop.time()  # nothing was owed: patience begins now
+        PIPELINE_COMMANDS.observe(len(out))
         self._transport.write(b"".join(out))
         if self._patience is None and self._timeout_s is not None:
             self._patience = self._loop.call_later(self._timeout_s, self._look)
@@ -281,3 +291,7 @@ class _Wire(asyncio.Protocol):
             self.end(RedisTimeoutError(f"Redis was silent for {self._timeout_s} s"))
         else:
             self._look()
+
+
+_wires: WeakSet[_Wire] = WeakSet()
+PIPELINE_DEPTH.add(lambda: sum(wire.depth for wire in _wires))

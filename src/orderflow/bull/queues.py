@@ -22,6 +22,7 @@ from orderflow.bull.scripts import ReadyJob
 from orderflow.bull.suspects import PUT_ASIDE
 from orderflow.bull.trace import current_carrier
 from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
+from orderflow.metrics import JOB_OFFERS, breaker_shown
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -64,7 +65,7 @@ class JobQueues:
         self._priorities = priorities
         self._depth_limit = depth_limit
         self._offer_s = offer_s
-        self._breaker = CircuitBreaker(_FAILED_OFFERS, _OFFERS_REST_S, _OFFERS_REST_S)
+        self.breaker = CircuitBreaker(_FAILED_OFFERS, _OFFERS_REST_S, _OFFERS_REST_S)
         self._answers = False
         self._queues: dict[str, NodeQueue] = {}
         self._levels: dict[str, _Level] = {}
@@ -123,33 +124,38 @@ class JobQueues:
         limit waits, so that the reconciler can feed in what is older first. Once offers failed,
         about one in a second looks whether Redis is back, and the others do not wait for it.
         """
+        outcome = await self._offer(job)
+        JOB_OFFERS[job.queue, outcome] += 1
+        return outcome == _ADDED
+
+    async def _offer(self, job: NewJob) -> str:
         level = self._levels.setdefault(job.queue, _Level())
         is_known = time.monotonic() < level.look_at
         if is_known and level.full:
-            return False
-        was_left_alone = self._breaker.is_open
+            return _FULL
+        was_left_alone = self.breaker.is_open
         try:
-            with self._breaker.attempt(RedisError, OSError):
+            with self.breaker.attempt(RedisError, OSError):
                 if is_known and self._answers:
                     # One command on an open connection, which has a time-out of its own.
                     await self.add(job)
-                    return True
+                    return _ADDED
                 taken = await self._in_time(self._add_unless_full(job))
         except BreakerOpen:
-            return False
+            return _RESTING
         except (RedisError, OSError) as error:
             self._answers = False
             log.warning(
                 "job left to the reconciler",
                 job_id=job.job_id,
                 reason=type(error).__name__,
-                others_too=self._breaker.is_open,
+                others_too=self.breaker.is_open,
             )
-            return False
+            return _FAILED
         self._answers = True
         if was_left_alone:
             log.info("Redis takes jobs again")
-        return taken
+        return _ADDED if taken else _FULL
 
     async def _add_unless_full(self, job: NewJob) -> bool:
         if await self._is_full(job.queue):
@@ -317,6 +323,9 @@ class _Level:
     look_at: float = 0.0
 
 
+#: What becomes of an offer.
+_ADDED, _FULL, _RESTING, _FAILED = "added", "full", "resting", "failed"
+
 #: How old may be what is known of a queue's depth.
 _LEVEL_AGE_S = 0.1
 #: One failure may be a connection that was lost; so many in a row are a Redis that is away.
@@ -397,13 +406,15 @@ async def open_queues(
 ) -> AsyncIterator[JobQueues]:
     """Give the queues of the Redis in `settings`, closed on leaving; Redis may be away."""
     client = connect_producer(settings.redis_dsn, settings.redis_timeout_ms)
+    queues = kind(
+        client,
+        settings.queue_prefix,
+        settings.priorities,
+        settings.queue_depth_limit,
+        settings.redis_timeout_ms / 1000,
+    )
     try:
-        yield kind(
-            client,
-            settings.queue_prefix,
-            settings.priorities,
-            settings.queue_depth_limit,
-            settings.redis_timeout_ms / 1000,
-        )
+        with breaker_shown("redis", queues.breaker):
+            yield queues
     finally:
         await client.aclose()

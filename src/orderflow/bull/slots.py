@@ -337,6 +337,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
 
         try:
             await self._until_recorded(put_off)
+            self.emit("postponed", job)
         except _LostJob as lost:
             self.emit("error", lost)
 

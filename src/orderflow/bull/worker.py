@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from bullmq import Job, UnrecoverableError
+from bullmq import Job
 
 from orderflow.bull.connection import connect_wait, connect_worker
+from orderflow.bull.counting import counted, observe_run, observe_wait, reason_of
 from orderflow.bull.slots import SlotWorker
 from orderflow.bull.trace import carrier_of, carrying, trace_id
 from orderflow.settings import Settings
@@ -81,6 +83,12 @@ async def run_worker(
     worker = _build(queue, processor, concurrency, settings)
     if on_failed is not None:
         worker.on("failed", lambda *failed: on_failed(_failed_attempt(queue, *failed)))
+    with counted(worker):
+        await _run(worker, settings, stop)
+
+
+async def _run(worker: SlotWorker, settings: Settings, stop: asyncio.Event) -> None:
+    queue = worker.name
     loop = asyncio.create_task(worker.run(), name=f"worker of {queue}")
     stopping = asyncio.create_task(stop.wait(), name="waiting for a stop")
     try:
@@ -105,8 +113,14 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
             attempt=job.attemptsMade + 1,
             trace_id=trace_id(carrier),
         )
-        with carrying(carrier):
-            return await processor(delivery)
+        if delivery.attempt == 1:
+            observe_wait(job, queue, delivery.trace_id)
+        started = time.perf_counter()
+        try:
+            with carrying(carrier):
+                return await processor(delivery)
+        finally:
+            observe_run(started, queue, delivery.trace_id)
 
     worker = SlotWorker(queue, process, worker_options(queue, concurrency, settings))
     # Without listeners nobody would hear of these.
@@ -119,8 +133,7 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
 
 
 def _failed_attempt(queue: str, job: Job, error: BaseException, final: bool) -> FailedAttempt:
-    """Return what is to be told. What the processor gave up for is its cause."""
-    given_up = isinstance(error, UnrecoverableError) and error.__cause__ is not None
+    """Return what is to be told."""
     return FailedAttempt(
         queue=queue,
         name=job.name or "",
@@ -128,7 +141,7 @@ def _failed_attempt(queue: str, job: Job, error: BaseException, final: bool) -> 
         data=job.data,
         attempt=max(1, job.attemptsMade),
         final=final,
-        error=error.__cause__ if given_up and error.__cause__ else error,
+        error=reason_of(error),
     )
 
 

@@ -15,6 +15,7 @@ import asyncpg
 from orderflow.db.batcher import Batcher
 from orderflow.db.queries import load_queries
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable
+from orderflow.metrics import BATCH_SIZE, POOL_IDLE, POOL_MAX, POOL_SIZE, POOL_WAITING
 
 QUERIES = load_queries()
 
@@ -93,6 +94,8 @@ class Database:
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
+        #: Statements that have a connection or wait for one.
+        self.statements = 0
         self._batchers: dict[tuple[Any, ...], Batcher[Args, asyncpg.Record | None]] = {}
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
@@ -123,6 +126,7 @@ class Database:
     async def _batch(
         self, query: str, same: tuple[Any, ...], calls: Sequence[Args]
     ) -> Sequence[asyncpg.Record | None]:
+        BATCH_SIZE.observe(len(calls), (query,))
         rows: list[asyncpg.Record | None] = [None] * len(calls)
         for row in await self.fetch(query, *zip(*calls, strict=True), *same):
             rows[row["n"] - 1] = row
@@ -148,18 +152,23 @@ class Database:
         self,
     ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         """Give a connection; the wait for it and its use end together after the time-out."""
-        with _in_our_words():
-            async with (
-                asyncio.timeout(self._timeout_s) as deadline,
-                self._pool.acquire() as connection,
-            ):
-                try:
-                    yield connection
-                except asyncio.CancelledError:
-                    if deadline.expired():
-                        # asyncpg would ask PostgreSQL to cancel, and wait for that as long again.
-                        connection.terminate()
-                    raise
+        self.statements += 1
+        try:
+            with _in_our_words():
+                async with (
+                    asyncio.timeout(self._timeout_s) as deadline,
+                    self._pool.acquire() as connection,
+                ):
+                    try:
+                        yield connection
+                    except asyncio.CancelledError:
+                        if deadline.expired():
+                            # asyncpg would ask PostgreSQL to cancel, and wait for that as long
+                            # again.
+                            connection.terminate()
+                        raise
+        finally:
+            self.statements -= 1
 
 
 @asynccontextmanager
@@ -183,7 +192,26 @@ async def open_database(
         server_settings={"application_name": "orderflow", **BY_KEY},
     )
     async with pool:
-        yield kind(pool, timeout_s)
+        db = kind(pool, timeout_s)
+        with _shown(pool, db):
+            yield db
+
+
+@contextmanager
+def _shown(pool: asyncpg.Pool[asyncpg.Record], db: Database) -> Iterator[None]:
+    """Show the state of the pool while inside."""
+
+    def waiting() -> int:
+        in_use = pool.get_size() - pool.get_idle_size()
+        return max(0, db.statements - in_use)
+
+    with (
+        POOL_SIZE.of(pool.get_size),
+        POOL_MAX.of(pool.get_max_size),
+        POOL_IDLE.of(pool.get_idle_size),
+        POOL_WAITING.of(waiting),
+    ):
+        yield
 
 
 async def _keep_session(_connection: Any) -> None:

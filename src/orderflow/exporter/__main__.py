@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 
 import structlog
 import typer
@@ -17,7 +18,7 @@ from orderflow.errors import InvalidSettings, PortTaken
 from orderflow.exporter.orders import order_metrics
 from orderflow.exporter.queues import redis_metrics
 from orderflow.logs import configure_logs
-from orderflow.metrics.serving import serve_scrapes
+from orderflow.metrics.serving import from_loop, serve_scrapes
 from orderflow.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
@@ -36,11 +37,7 @@ async def serve(settings: Settings) -> None:
         open_queues(settings) as queues,
         open_database(settings.database_dsn, _CONNECTIONS, settings.database_timeout_ms) as db,
     ):
-
-        def collect() -> list[Metric]:
-            asked = _ask(queues, db, settings)
-            return asyncio.run_coroutine_threadsafe(asked, loop).result()
-
+        collect = from_loop(partial(_ask, queues, db, settings))
         with serve_scrapes((settings.exporter_host, settings.exporter_port), collect):
             log.info("exporter started", host=settings.exporter_host, port=settings.exporter_port)
             await stop.wait()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,12 +12,13 @@ from typing import TypeVar
 import structlog
 
 from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage
-from orderflow.errors import GatewayResting, GatewayUnavailable
-from orderflow.gateways import Charge, Gateway, Outcome
+from orderflow.errors import GatewayRefused, GatewayResting, GatewayUnavailable
+from orderflow.gateways import Approved, Charge, Declined, Gateway, Outcome
+from orderflow.metrics import GATEWAY_SECONDS
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Outcome | None)
 #: Tells others of the outage, or with None that it is over.
 Tell = Callable[[Outage | None], Awaitable[None]]
 _Guard = Callable[[type[Exception]], AbstractContextManager[None]]
@@ -26,11 +28,13 @@ class GuardedGateway:
     """Asks `gateway` while it answers, and raises GatewayResting while the breaker is open.
 
     Only GatewayUnavailable is a failure: a refusal and a declined card are answers. A gateway may
-    tell of old charges and take no new ones, so it is a charge that closes the breaker.
+    tell of old charges and take no new ones, so it is a charge that closes the breaker. `name` is
+    what the metrics call the gateway.
     """
 
-    def __init__(self, gateway: Gateway, breaker: CircuitBreaker, tell: Tell) -> None:
+    def __init__(self, gateway: Gateway, name: str, breaker: CircuitBreaker, tell: Tell) -> None:
         self._gateway = gateway
+        self._name = name
         self._breaker = breaker
         self._tell = tell
         self._told = 0
@@ -39,17 +43,18 @@ class GuardedGateway:
 
     async def charge(self, charge: Charge) -> Outcome:
         """Take the money, or return what came of this key before."""
-        return await self._ask(self._breaker.attempt, partial(self._gateway.charge, charge))
+        ask = partial(self._gateway.charge, charge)
+        return await self._ask("charge", self._breaker.attempt, ask)
 
     async def find(self, key: str) -> Outcome | None:
         """Return what came of the charge with this key, or None if there was none."""
-        return await self._ask(self._breaker.watch, partial(self._gateway.find, key))
+        return await self._ask("find", self._breaker.watch, partial(self._gateway.find, key))
 
-    async def _ask(self, guard: _Guard, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(self, call: str, guard: _Guard, ask: Callable[[], Awaitable[T]]) -> T:
         was_open = self._breaker.is_open
         try:
             with guard(GatewayUnavailable):
-                return await ask()
+                return await self._timed(call, ask)
         except BreakerOpen as error:
             raise self._resting(error.retry_after_s) from None
         except GatewayUnavailable as error:
@@ -60,6 +65,19 @@ class GuardedGateway:
             raise
         finally:
             await self._tell_of_changes()
+
+    async def _timed(self, call: str, ask: Callable[[], Awaitable[T]]) -> T:
+        started = time.perf_counter()
+        word = "interrupted"
+        try:
+            answer = await ask()
+            word = _WORDS[type(answer)]
+        except (GatewayRefused, GatewayUnavailable) as error:
+            word = _WORDS[type(error)]
+            raise
+        finally:
+            GATEWAY_SECONDS.observe(time.perf_counter() - started, (self._name, call, word))
+        return answer
 
     def _resting(self, retry_after_s: float) -> GatewayResting:
         return GatewayResting(reason=self._reason, retry_after_s=round(retry_after_s, 3))
@@ -79,3 +97,13 @@ class GuardedGateway:
             log.warning("the payment gateway is left alone", reason=self._reason)
         until = now + timedelta(seconds=self._breaker.retry_after_s)
         await self._tell(Outage(self._reason, self._since, until))
+
+
+#: What the metrics call what came of a call.
+_WORDS: Mapping[type, str] = {
+    Approved: "approved",
+    Declined: "declined",
+    type(None): "none",
+    GatewayRefused: "refused",
+    GatewayUnavailable: "unavailable",
+}

@@ -1,19 +1,21 @@
 """What a process counts of itself, by name: one set for each process, as it has one log.
 
-docs/metrics.md tells what each name means. `queues.py` and `servers.py` are of the exporter, which
-counts nothing and asks Redis and PostgreSQL; `serving.py` answers the scrapes.
+docs/metrics.md tells what each name means, and `serving.py` answers the scrapes. The exporter
+counts nothing, and asks Redis and PostgreSQL.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from orderflow import __version__
+from orderflow.breaker import CircuitBreaker
 from orderflow.metrics.instruments import Counter, Gauge, Histogram, Reading
 
 _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -150,6 +152,16 @@ _INSTRUMENTS = tuple(
     if isinstance(value, Counter | Gauge | Histogram | Reading)
 )
 _PROCESS = ProcessCollector(registry=None)
+
+
+@contextmanager
+def breaker_shown(name: str, breaker: CircuitBreaker) -> Iterator[None]:
+    """Show the state of a breaker while inside."""
+    with (
+        BREAKER_OPEN.of(lambda: breaker.is_open, name),
+        BREAKER_CHANGES.of(lambda: breaker.changes, name),
+    ):
+        yield
 
 
 def collect() -> Iterator[Metric]:

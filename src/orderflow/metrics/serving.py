@@ -9,13 +9,14 @@ the counts of the dead for ever.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import itertools
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import TextIO
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from orderflow import metrics
 from orderflow.errors import PortTaken
 
 #: Where to answer scrapes: a host and a port.
@@ -38,18 +40,19 @@ _WAITING_PARENTS = 16
 
 
 @contextmanager
-def serve_process(address: Address | None, collect: Collect) -> Iterator[None]:
-    """Give what `collect` returns to the parent, or without one to scrapes at `address`, if any.
+def serve_process(address: Address | None) -> Iterator[None]:
+    """Give what this process counts to the parent, or without one to scrapes at `address`, if any.
 
-    Raises PortTaken.
+    Enter it in the running loop. Raises PortTaken.
     """
+    collect = from_loop(_collect)
     # Taken out, so that a program that this one starts does not take a number.
     folder = os.environ.pop(_FOLDER_VARIABLE, None)
     if folder is not None:
         with _tell_parent(Path(folder), collect):
             yield
     elif address is not None:
-        with serve_scrapes(address, lambda: _merged({0: list(collect())})):
+        with serve_scrapes(address, lambda: _merged({0: collect()})):
             yield
     else:
         yield
@@ -91,13 +94,27 @@ def serve_scrapes(address: Address, collect: Collect) -> Iterator[None]:
         thread.join()
 
 
+def from_loop(ask: Callable[[], Awaitable[list[Metric]]]) -> Callable[[], list[Metric]]:
+    """Return what another thread calls to have `ask` run in the running loop, and its answer."""
+    loop = asyncio.get_running_loop()
+
+    async def answer() -> list[Metric]:
+        return await ask()
+
+    return lambda: asyncio.run_coroutine_threadsafe(answer(), loop).result()
+
+
+async def _collect() -> list[Metric]:
+    return list(metrics.collect())
+
+
 class _Collector:
     def __init__(self, collect: Collect) -> None:
         self.collect = collect
 
 
 @contextmanager
-def _tell_parent(folder: Path, collect: Collect) -> Iterator[None]:
+def _tell_parent(folder: Path, collect: Callable[[], list[Metric]]) -> Iterator[None]:
     number, lock = _take_number(folder)
     path = folder / f"{number}.sock"
     # That of a dead process whose number this was.
@@ -122,7 +139,7 @@ def _take_number(folder: Path) -> tuple[int, TextIO]:
     raise AssertionError("the numbers do not end")
 
 
-def _answer_parent(listener: Listener, collect: Collect) -> None:
+def _answer_parent(listener: Listener, collect: Callable[[], list[Metric]]) -> None:
     while True:
         try:
             connection = listener.accept()
@@ -130,7 +147,7 @@ def _answer_parent(listener: Listener, collect: Collect) -> None:
             return  # closed
         # The parent may have given up.
         with suppress(OSError), connection:
-            connection.send(list(collect()))
+            connection.send(collect())
 
 
 def _ask_processes(folder: Path) -> dict[int, list[Metric]]:
@@ -149,15 +166,15 @@ def _ask_processes(folder: Path) -> dict[int, list[Metric]]:
     return said
 
 
-def _merged(processes: dict[int, list[Metric]]) -> Iterator[Metric]:
+def _merged(processes: Mapping[int, Sequence[Metric]]) -> Iterable[Metric]:
     """Give the metrics of all processes, each series with the number of its process."""
     count = GaugeMetricFamily(
         "orderflow_processes", "Processes of this program that answered this scrape."
     )
     count.add_metric([], len(processes))
     families: dict[str, Metric] = {count.name: count}
-    for number, metrics in processes.items():
-        for metric in metrics:
+    for number, said in processes.items():
+        for metric in said:
             family = families.setdefault(
                 metric.name, Metric(metric.name, metric.documentation, metric.type)
             )
@@ -165,4 +182,4 @@ def _merged(processes: dict[int, list[Metric]]) -> Iterator[Metric]:
                 sample._replace(labels={"process": str(number), **sample.labels})
                 for sample in metric.samples
             ]
-    yield from families.values()
+    return families.values()

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import structlog
 
 from orderflow.bull.queues import JobQueues, JobState
-from orderflow.charge import expire_payment, write_outcome
-from orderflow.contract import QueueName
+from orderflow.charge import count_outcome, expire_payment, write_outcome
+from orderflow.contract import PaymentMethod, QueueName
 from orderflow.db import Database
 from orderflow.errors import DatabaseRefused
 from orderflow.gateways import Approved, Declined, Gateway
+from orderflow.metrics import (
+    ORDERS,
+    PAYMENTS,
+    RECONCILER_ACTIONS,
+    RECONCILER_LAST_RUN,
+    RECONCILER_RUN,
+    RECONCILER_RUNS,
+    RECONCILER_UNSETTLED,
+)
 from orderflow.orders import OPEN_ORDER, OrderStatus
 from orderflow.reconcile.decide import Action, NoWord, Rules
 from orderflow.reconcile.look import AT_ONCE, Case, Lookout
@@ -68,21 +78,48 @@ async def run_once(
     async with db.transaction() as transaction:
         lock = await transaction.fetchrow("lock_reconciler")
         if lock is None or not lock["mine"]:
+            RECONCILER_RUNS["skipped",] += 1
             return Counts(another_runs=True)
         await transaction.rest()
         lookout = Lookout(db, queues, gateway, grace_ms, rules)
         run = _Run(db, queues, rules, lookout)
-        try:
-            # A queue that is full holds up its own orders, and not those of the other.
-            async with asyncio.TaskGroup() as group:
-                group.create_task(run.carry_out(QueueName.PAYMENTS, OPEN_ORDER))
-                group.create_task(run.carry_out(QueueName.NOTIFICATIONS, _ENDED_ORDER))
-        except ExceptionGroup as failed:
-            raise _first_of(failed) from None
-        run.counts.keys_purged = len(await db.fetch("purge_idempotency_keys", 1_000))
+        with _counted(run.counts):
+            try:
+                # A queue that is full holds up its own orders, and not those of the other.
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(run.carry_out(QueueName.PAYMENTS, OPEN_ORDER))
+                    group.create_task(run.carry_out(QueueName.NOTIFICATIONS, _ENDED_ORDER))
+            except ExceptionGroup as failed:
+                raise _first_of(failed) from None
+            run.counts.keys_purged = len(await db.fetch("purge_idempotency_keys", 1_000))
     log.info("reconciled", **run.counts.to_json())
     return run.counts
 
+
+@contextmanager
+def _counted(counts: Counts) -> Iterator[None]:
+    """Add what a run has done at its end to what this process counts."""
+    started = time.perf_counter()
+    outcome = "failed"
+    try:
+        yield
+        outcome = "done"
+        RECONCILER_LAST_RUN[()] = time.time()
+        RECONCILER_UNSETTLED[()] = counts.unsettled
+    finally:
+        RECONCILER_RUNS[outcome,] += 1
+        RECONCILER_RUN.observe(time.perf_counter() - started)
+        for action in _ACTIONS:
+            RECONCILER_ACTIONS[action,] += getattr(counts, action)
+
+
+#: The counts of what was done, and not only seen.
+_ACTIONS = ("jobs_added", "jobs_retried", "results_taken", "orders_expired", "keys_purged")
+for _action in _ACTIONS:
+    RECONCILER_ACTIONS.begin(_action)
+for _outcome in ("done", "failed", "skipped"):
+    RECONCILER_RUNS.begin(_outcome)
+RECONCILER_LAST_RUN[()] = 0
 
 _ENDED_ORDER = frozenset(OrderStatus) - OPEN_ORDER
 
@@ -172,6 +209,9 @@ class _Run:
                 return retried
             case Action.WRITE if isinstance(case.word, Approved | Declined):
                 written = await write_outcome(row["payment_id"], case.word, self._db)
+                if written:
+                    method = PaymentMethod(row["method"])
+                    count_outcome(case.word, method, row["amount"], row["currency"])
                 counts.results_taken += written
                 return written
             case Action.MARK_TOLD:
@@ -194,7 +234,11 @@ class _Run:
         if await self._lookout.word_of_gateway(case.row) is not NoWord.NO_CHARGE:
             return False
         charge_at_most_s = self._rules.charge_at_most.total_seconds()
-        return await expire_payment(case.row["payment_id"], charge_at_most_s, self._db)
+        expired = await expire_payment(case.row["payment_id"], charge_at_most_s, self._db)
+        if expired:
+            PAYMENTS["expired", case.row["method"]] += 1
+            ORDERS["expired",] += 1
+        return expired
 
 
 def _first_of(error: Exception) -> Exception:

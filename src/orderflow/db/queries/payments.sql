@@ -9,7 +9,7 @@ WHERE p.id = $1
 
 -- name: adopt_payment
 -- order id, order's own id or null, payment id, payment's own id or null, method, amount,
--- currency. Of many at once one writes the rows and the others find them.
+-- currency. Of many at once one writes the rows and the others find them, and get no row.
 WITH new_order AS (
     INSERT INTO orders (id, external_id, source, status, total, currency)
     VALUES ($1, $2, 'external', 'pending', $6, $7)
@@ -18,6 +18,7 @@ WITH new_order AS (
 )
 INSERT INTO payments (id, external_id, order_id, method, amount, currency, status)
 SELECT $3, $4, id, $5, $6, $7, 'pending' FROM new_order
+RETURNING order_id
 
 -- name: begin_charge
 -- arrays: payment id, and as its job has them its order's id, amount and method. The payment as

@@ -18,7 +18,7 @@ LIMIT 1
 SELECT
     o.id, o.external_id, o.user_id, o.status, now() - o.created_at AS age,
     p.id AS payment_id, p.external_id AS payment_external_id, p.status AS payment_status,
-    p.method, p.amount, p.decline_reason, now() - p.updated_at AS payment_rest
+    p.method, p.amount, p.currency, p.decline_reason, now() - p.updated_at AS payment_rest
 FROM orders o
 JOIN payments p ON p.order_id = o.id
 WHERE o.notified_at IS NULL

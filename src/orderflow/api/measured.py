@@ -13,10 +13,12 @@ from orderflow.metrics import HTTP_REQUEST
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: What nginx logs for a client that went away before its answer.
 _NO_ANSWER = "499"
+#: Where a request notes that its answer goes on for as long as somebody reads it.
+STREAMED = "orderflow.streamed"
 
 
 class MeasuredRequests:
-    """Observes each request until its answer is sent."""
+    """Observes each request until its answer is sent. A stream's length would say nothing."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -38,11 +40,16 @@ class MeasuredRequests:
         try:
             await self._app(scope, receive, note)
         finally:
-            # The router leaves it there: the path itself would be a series for every order.
-            route = scope.get("route")
-            labels = (
-                "other" if route is None else route.path,
-                scope["method"] if scope["method"] in _METHODS else "other",
-                status,
-            )
-            HTTP_REQUEST.observe(time.perf_counter() - started, labels, current_trace_id())
+            if STREAMED not in scope:
+                _observe(scope, status, time.perf_counter() - started)
+
+
+def _observe(scope: Scope, status: str, seconds: float) -> None:
+    # The router leaves it there: the path itself would be a series for every order.
+    route = scope.get("route")
+    labels = (
+        "other" if route is None else route.path,
+        scope["method"] if scope["method"] in _METHODS else "other",
+        status,
+    )
+    HTTP_REQUEST.observe(seconds, labels, current_trace_id())

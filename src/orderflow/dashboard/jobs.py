@@ -81,7 +81,7 @@ async def _edit(visit: Visit, actor: Actor) -> None:
             **visit.stores,
         )
     except InvalidPayload as error:
-        raise InvalidField("data", f"are not usable: {error.faults}") from None
+        raise InvalidField("data", "; ".join(error.faults)) from None
 
 
 async def _ask_promote(visit: Visit) -> Question:

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from orderflow.api.measured import STREAMED
 from orderflow.api.problems import logged_problem_of
 from orderflow.api.state import state_of
 
@@ -40,6 +41,7 @@ class Streams:
         """
         if self._open >= self._limit:
             return PlainTextResponse("Too many streams are open; reload the page.", 503)
+        request.scope[STREAMED] = True
         return StreamingResponse(self._events(request, render, until), media_type=_EVENT_STREAM)
 
     async def _events(self, request: Request, render: Render, until: float) -> AsyncIterator[str]:

@@ -28,7 +28,7 @@ _STATES = ("waiting", "active", "delayed", "failed", "completed", "paused", "wai
 #: A request ends in good time; who wants more does it again.
 _REMOVED_AT_ONCE = 50_000
 _MOST_JOBS = 1_000_000
-_LONGEST_MS = 86_400_000
+_LONGEST_MS = 3_600_000
 _LONGEST_AGO_S = 1_000_000_000
 
 

@@ -16,7 +16,7 @@ from alembic.config import Config
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
-from tests.conftest import SECRET, start_program, wait_until
+from tests.conftest import SECRET, events, start_program, wait_until
 from tests.e2e.conftest import ShopProcesses, body
 
 from orderflow.db import migrate
@@ -146,6 +146,19 @@ async def test_an_api_tells_its_balancer_before_it_stops(closed_shop):
     # Who asks twice does not want to wait.
     process.terminate()
     assert await asyncio.to_thread(process.wait, 30) == 0
+
+
+async def test_an_api_of_many_processes_serves_on_while_its_balancer_looks(closed_shop):
+    shop = closed_shop
+    shop.start("api", SHUTDOWN_GRACE_MS="3000", WEB_CONCURRENCY="2")
+    process = shop.programs["api"].process
+    process.terminate()
+    with shop.client() as client:
+        wait_until(lambda: client.get("/readyz").json()["status"] == "stopping", "the word")
+        assert client.post("/checkout", json=body()).status_code == 202
+    assert await asyncio.to_thread(process.wait, 30) == 0
+    left = events(shop.programs["api"], "leaving service")
+    assert [line["grace_ms"] for line in left] == [3_000, 3_000]
 
 
 async def test_a_charge_that_outlasts_the_drain_is_left_and_taken_once(

@@ -1,0 +1,5 @@
+"""`python -m orderflow.cli`."""
+
+from orderflow.cli import main
+
+main()

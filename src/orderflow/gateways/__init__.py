@@ -1,9 +1,12 @@
-"""Payment gateways: what a charge is, what may come of it, and the adapters that make one."""
+"""Payment gateways: charges, refunds, what may come of them, and the adapters that make them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Protocol
 
 from orderflow.contract import PaymentMethod
@@ -37,8 +40,72 @@ class Declined:
 Outcome = Approved | Declined
 
 
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Money to give back, of one charge.
+
+    `key` is the idempotency key: the gateway gives it back once. `charge_key` and
+    `transaction_id` are what we and the gateway call the charge.
+    """
+
+    key: str
+    charge_key: str
+    transaction_id: str
+    amount: Decimal
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refunded:
+    """The money is given back."""
+
+    refund_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefundPending:
+    """The gateway will give it back, or find that it cannot: it is asked again later."""
+
+    refund_id: str
+
+
+RefundOutcome = Refunded | RefundPending | Declined
+
+
+class EntryKind(StrEnum):
+    """What a gateway's books tell of."""
+
+    CHARGE = "charge"
+    REFUND = "refund"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Money that moved, as the gateway's books have it: nothing declined, nothing pending.
+
+    `id` is the gateway's name for it, and `charge_id` that of its charge: the same for a charge.
+    `key` is the one it was asked for with, or None where it was made by other means.
+    """
+
+    kind: EntryKind
+    id: str
+    charge_id: str
+    key: str | None
+    amount: Decimal
+    currency: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the books; `after` gets the next one, and is None at the end."""
+
+    entries: Sequence[Entry]
+    after: str | None
+
+
 class Gateway(Protocol):
-    """Takes money.
+    """Takes money, and gives it back.
 
     An outcome is a value. No outcome is GatewayUnavailable: the caller asks again later with the
     same key, and never assumes either way. GatewayRefused means that the request itself is wrong.
@@ -49,3 +116,17 @@ class Gateway(Protocol):
 
     async def find(self, key: str) -> Outcome | None:
         """Return what came of the charge with this key, or None if there was none."""
+
+    async def refund(self, refund: Refund) -> RefundOutcome:
+        """Give the money back, or return what came of this key before."""
+
+    async def find_refund(self, refund: Refund) -> RefundOutcome | None:
+        """Return what came of the refund with this key, or None if there was none.
+
+        By the key, for a gateway that looks refunds up; by the charge, for one that lists them.
+        """
+
+    async def entries(
+        self, kind: EntryKind, since: datetime, until: datetime, after: str | None = None
+    ) -> Page:
+        """Return a page of the books: what was made from `since` on and before `until`."""

@@ -13,12 +13,24 @@ import structlog
 
 from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage
 from orderflow.errors import GatewayRefused, GatewayResting, GatewayUnavailable
-from orderflow.gateways import Approved, Charge, Declined, Gateway, Outcome
+from orderflow.gateways import (
+    Approved,
+    Charge,
+    Declined,
+    EntryKind,
+    Gateway,
+    Outcome,
+    Page,
+    Refund,
+    Refunded,
+    RefundOutcome,
+    RefundPending,
+)
 from orderflow.metrics import GATEWAY_SECONDS
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T", bound=Outcome | None)
+T = TypeVar("T", bound=Outcome | RefundOutcome | Page | None)
 #: Tells others of the outage, or with None that it is over.
 Tell = Callable[[Outage | None], Awaitable[None]]
 _Guard = Callable[[type[Exception]], AbstractContextManager[None]]
@@ -28,8 +40,8 @@ class GuardedGateway:
     """Asks `gateway` while it answers, and raises GatewayResting while the breaker is open.
 
     Only GatewayUnavailable is a failure: a refusal and a declined card are answers. A gateway may
-    tell of old charges and take no new ones, so it is a charge that closes the breaker. `name` is
-    what the metrics call the gateway.
+    tell of old charges, or give them back, and take no new ones, so it is a charge that closes the
+    breaker. `name` is what the metrics call the gateway.
     """
 
     def __init__(self, gateway: Gateway, name: str, breaker: CircuitBreaker, tell: Tell) -> None:
@@ -49,6 +61,23 @@ class GuardedGateway:
     async def find(self, key: str) -> Outcome | None:
         """Return what came of the charge with this key, or None if there was none."""
         return await self._ask("find", self._breaker.watch, partial(self._gateway.find, key))
+
+    async def refund(self, refund: Refund) -> RefundOutcome:
+        """Give the money back, or return what came of this key before."""
+        ask = partial(self._gateway.refund, refund)
+        return await self._ask("refund", self._breaker.watch, ask)
+
+    async def find_refund(self, refund: Refund) -> RefundOutcome | None:
+        """Return what came of the refund with this key, or None if there was none."""
+        ask = partial(self._gateway.find_refund, refund)
+        return await self._ask("find refund", self._breaker.watch, ask)
+
+    async def entries(
+        self, kind: EntryKind, since: datetime, until: datetime, after: str | None = None
+    ) -> Page:
+        """Return a page of the books: what was made from `since` on and before `until`."""
+        ask = partial(self._gateway.entries, kind, since, until, after)
+        return await self._ask("entries", self._breaker.watch, ask)
 
     async def _ask(self, call: str, guard: _Guard, ask: Callable[[], Awaitable[T]]) -> T:
         was_open = self._breaker.is_open
@@ -103,6 +132,9 @@ class GuardedGateway:
 _WORDS: Mapping[type, str] = {
     Approved: "approved",
     Declined: "declined",
+    Refunded: "refunded",
+    RefundPending: "pending",
+    Page: "told",
     type(None): "none",
     GatewayRefused: "refused",
     GatewayUnavailable: "unavailable",

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
 from orderflow.errors import GatewayRefused, GatewayUnavailable
-from orderflow.gateways import Approved, Charge, Declined, Outcome
+from orderflow.gateways import (
+    Approved,
+    Charge,
+    Declined,
+    Entry,
+    EntryKind,
+    Outcome,
+    Page,
+    Refund,
+    Refunded,
+    RefundOutcome,
+    RefundPending,
+)
 from orderflow.settings import Settings
 
 
 class SandboxGateway:
-    """Charges over HTTP; the charge's key travels as `Idempotency-Key`."""
+    """Charges and refunds over HTTP; the key of each travels as `Idempotency-Key`."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -38,12 +52,37 @@ class SandboxGateway:
     async def find(self, key: str) -> Outcome | None:
         """Return what came of the charge with this key, or None if there was none."""
         response = await self._send("GET", f"/charges/{quote(key, safe='')}")
-        if response.status_code != httpx.codes.NOT_FOUND:
-            return _outcome(response)
-        # A 404 of some other server at this address says nothing about the charge.
-        if "error" not in _body(response):
-            raise GatewayUnavailable(reason="HTTP 404 by something that is not the gateway")
-        return None
+        return None if _is_unknown(response) else _outcome(response)
+
+    async def refund(self, refund: Refund) -> RefundOutcome:
+        """Give the money back, or return what came of this key before."""
+        response = await self._send(
+            "POST",
+            "/refunds",
+            headers={"Idempotency-Key": refund.key},
+            json={
+                "chargeId": refund.transaction_id,
+                "amount": f"{refund.amount:.2f}",
+                "currency": refund.currency,
+            },
+        )
+        return _refund_outcome(response)
+
+    async def find_refund(self, refund: Refund) -> RefundOutcome | None:
+        """Return what came of the refund with this key, or None if there was none."""
+        response = await self._send("GET", f"/refunds/{quote(refund.key, safe='')}")
+        return None if _is_unknown(response) else _refund_outcome(response)
+
+    async def entries(
+        self, kind: EntryKind, since: datetime, until: datetime, after: str | None = None
+    ) -> Page:
+        """Return a page of the books: what was made from `since` on and before `until`."""
+        window = {"since": since.isoformat(), "until": until.isoformat()}
+        params = window if after is None else window | {"after": after}
+        response = await self._send("GET", f"/books/{kind.value}s", params=params)
+        if response.status_code != httpx.codes.OK:
+            raise GatewayRefused(reason=f"HTTP {response.status_code}")
+        return _page(kind, _body(response))
 
     async def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
@@ -68,6 +107,48 @@ def _outcome(response: httpx.Response) -> Outcome:
         case "declined":
             return Declined(reason=str(body.get("declineReason") or "declined"))
     raise GatewayRefused(reason=f"HTTP {response.status_code}")
+
+
+def _refund_outcome(response: httpx.Response) -> RefundOutcome:
+    body = _body(response)
+    match body.get("status"):
+        case "succeeded":
+            return Refunded(refund_id=str(body["id"]))
+        case "pending":
+            return RefundPending(refund_id=str(body["id"]))
+        case "declined":
+            return Declined(reason=str(body.get("declineReason") or "declined"))
+    raise GatewayRefused(reason=f"HTTP {response.status_code}")
+
+
+def _is_unknown(response: httpx.Response) -> bool:
+    """Say whether the gateway knows no such key."""
+    if response.status_code != httpx.codes.NOT_FOUND:
+        return False
+    # A 404 of some other server at this address says nothing about the money.
+    if "error" not in _body(response):
+        raise GatewayUnavailable(reason="HTTP 404 by something that is not the gateway")
+    return True
+
+
+def _page(kind: EntryKind, body: dict[str, Any]) -> Page:
+    try:
+        entries = [
+            Entry(
+                kind=kind,
+                id=entry["id"],
+                charge_id=entry["chargeId"],
+                key=entry["key"],
+                amount=Decimal(entry["amount"]),
+                currency=entry["currency"],
+                at=datetime.fromisoformat(entry["at"]),
+            )
+            for entry in body["entries"]
+        ]
+        return Page(entries, body["after"])
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        # Half of the books would look like money that is missing.
+        raise GatewayUnavailable(reason="books that cannot be read") from error
 
 
 def _body(response: httpx.Response) -> dict[str, Any]:

@@ -17,6 +17,16 @@ The `token` of a charge says how it goes. Calls with a key are counted in memory
 | `tok_rate_limit`       | 429 with Retry-After for the first call with a key, then approved    |
 | `tok_lost_answer`      | charged, then the connection drops; later calls get the first answer |
 | `tok_hang`             | no answer for as long as the client waits, not charged               |
+
+A charge whose token begins with `tok_refund_` is approved, and says how its refunds go:
+
+| token                    | what happens to a refund                                           |
+|--------------------------|--------------------------------------------------------------------|
+| `tok_refund_decline`     | declined with `refund_declined`                                    |
+| `tok_refund_503`         | 503 every time, not given back                                     |
+| `tok_refund_503_twice`   | 503 for the first two calls with a key, then given back            |
+| `tok_refund_lost_answer` | given back, then the connection drops; then the first answer       |
+| `tok_refund_late`        | pending for the first two calls with a key, then given back        |
 """
 
 from __future__ import annotations
@@ -26,12 +36,15 @@ import asyncio
 import hmac
 import logging
 import random
+import re
 import signal
 import socket
 import sqlite3
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -39,7 +52,14 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from uuid import uuid4
 
 import uvicorn
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -50,27 +70,58 @@ from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from orderflow.logs import configure_logs
-from orderflow.sandbox.ledger import Charge, Ledger
+from orderflow.sandbox.ledger import Charge, Ledger, Refund
 
 #: Tokens that fail at first: the status, and for how many calls with one key.
-_FAILURES = {"tok_503": (503, 10**9), "tok_503_twice": (503, 2), "tok_rate_limit": (429, 1)}
+_FAILURES = {
+    "tok_503": (503, 10**9),
+    "tok_503_twice": (503, 2),
+    "tok_rate_limit": (429, 1),
+    "refund_503": (503, 10**9),
+    "refund_503_twice": (503, 2),
+}
+#: The scenarios of refunds. The id of a charge tells its own, so that it outlives this process.
+_OF_REFUNDS = ("decline", "503", "503_twice", "lost_answer", "late")
+_CHARGE_ID = re.compile(rf"ch_(?:(refund_(?:{'|'.join(_OF_REFUNDS)}))_)?[0-9a-f]{{32}}")
+#: Calls that find a late refund pending.
+_LATE_CALLS = 2
 
 M = TypeVar("M", bound=BaseModel)
 _log = logging.getLogger("orderflow.sandbox.gateway")
 
 
+Money = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{1,10}(\.[0-9]{1,2})?$"),
+    AfterValidator(lambda amount: f"{Decimal(amount):.2f}"),
+]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+
 class ChargeRequest(BaseModel):
     """The body of POST /charges. Money is text, so that no float ever rounds it."""
 
-    amount: Annotated[
-        str,
-        Field(pattern=r"^[0-9]{1,10}(\.[0-9]{1,2})?$"),
-        AfterValidator(lambda amount: f"{Decimal(amount):.2f}"),
-    ]
-    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    amount: Money
+    currency: Currency
     # Cash has nothing to charge: whoever sends it here has a fault worth showing.
     method: Literal["card", "online", "wallet"]
     token: str | None = Field(default=None, max_length=255)
+
+
+class RefundRequest(BaseModel):
+    """The body of POST /refunds."""
+
+    charge_id: str = Field(alias="chargeId", max_length=255)
+    amount: Money
+    currency: Currency
+
+
+class BooksQuery(BaseModel):
+    """The query of GET /books/charges and /books/refunds: a time, and where a page begins."""
+
+    since: AwareDatetime
+    until: AwareDatetime
+    after: str = Field(default="", max_length=255)
 
 
 class Faults(BaseModel):
@@ -110,6 +161,9 @@ class Gateway:
                 Route("/charges", self.charge, methods=["POST"]),
                 Route("/charges", self.charges),
                 Route("/charges/{key:path}", self.outcome),
+                Route("/refunds", self.refund, methods=["POST"]),
+                Route("/refunds/{key:path}", self.refund_outcome),
+                Route("/books/{kind}", self.books),
                 Route("/faults", self.faults, methods=["GET", "POST"]),
                 Route("/livez", self.alive),
             ],
@@ -158,6 +212,62 @@ class Gateway:
         first = request.query_params.get("from", "") if key is None else key
         return JSONResponse(self._ledger.count(first, "\x7f" if key is None else key))
 
+    async def refund(self, request: Request) -> Response:
+        """Give money back: the outcome of its key, new or kept."""
+        self._let_in(request)
+        key = _idempotency_key(request)
+        asked = _read(RefundRequest, await request.body())
+        kept = self._ledger.find_refund(key)
+        if kept is not None:
+            if (kept.charge_id, kept.amount) != (asked.charge_id, asked.amount):
+                message = f"this key is for {kept.amount} {kept.currency} of {kept.charge_id}"
+                raise Refusal(409, message, "Idempotency-Key")
+            return _refund_answer(await self._as_it_is_now(kept), replayed=True)
+        charge = self._ledger.find_charge(asked.charge_id)
+        if charge is None or charge.status != "succeeded":
+            raise Refusal(422, "there is no such charge", "chargeId")
+        if asked.currency != charge.currency:
+            raise Refusal(422, f"the charge is in {charge.currency}", "currency")
+        scenario = _scenario_of(charge)
+        self._fail_at_first(key, scenario)
+        refund = _decide_refund(key, asked, scenario)
+        kept = await self._ledger.keep_refund(refund, Decimal(charge.amount))
+        if kept is None:
+            raise Refusal(422, f"of {charge.amount} not so much is left", "amount")
+        self._calls.pop(key, None)
+        if kept == refund and scenario == "refund_lost_answer":
+            request.scope["drop_connection"]()
+            return await _client_gone(request.receive)
+        return _refund_answer(await self._as_it_is_now(kept))
+
+    async def refund_outcome(self, request: Request) -> Response:
+        """Tell what became of a refund's key."""
+        self._let_in(request)
+        kept = self._ledger.find_refund(request.path_params["key"])
+        if kept is None:
+            raise Refusal(404, "no refund has this key", "key")
+        return _refund_answer(await self._as_it_is_now(kept), 200)
+
+    async def books(self, request: Request) -> Response:
+        """List the charges or refunds of a time that moved money, the oldest first, by pages."""
+        self._let_in(request)
+        kind = request.path_params["kind"]
+        if kind not in ("charges", "refunds"):
+            raise Refusal(404, "the books are of charges and refunds", "kind")
+        query = _checked(lambda: BooksQuery.model_validate(dict(request.query_params)))
+        page = self._ledger.books(kind, _time(query.since), _time(query.until), query.after)
+        return JSONResponse(page)
+
+    async def _as_it_is_now(self, refund: Refund) -> Refund:
+        """Return the refund, given back now if it was asked about often enough."""
+        if refund.status != "pending":
+            return refund
+        self._calls[refund.id] += 1
+        if self._calls[refund.id] <= _LATE_CALLS:
+            return refund
+        await self._ledger.complete_refund(refund.key)
+        return replace(refund, status="succeeded")
+
     async def faults(self, request: Request) -> Response:
         """Show the faults; a POST first changes those that its body names, the others stay."""
         self._let_in(request)
@@ -192,8 +302,12 @@ class Gateway:
 
 def _read(model: type[M], body: bytes) -> M:
     """Read a JSON body. Raises Refusal: 400 if it is no JSON, 422 if it is not as it must be."""
+    return _checked(lambda: model.model_validate_json(body))
+
+
+def _checked(read: Callable[[], M]) -> M:
     try:
-        return model.model_validate_json(body)
+        return read()
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False)[0]
         status = 400 if fault["type"] == "json_invalid" else 422
@@ -212,26 +326,64 @@ def _idempotency_key(request: Request) -> str:
 def _decide(key: str, asked: ChargeRequest, scenario: str) -> Charge:
     declined = scenario == "tok_decline" or scenario.startswith("tok_decline_")
     reason = scenario.removeprefix("tok_decline").removeprefix("_") or "card_declined"
+    refunds = scenario.removeprefix("tok_")
+    told = f"{refunds}_" if refunds.removeprefix("refund_") in _OF_REFUNDS else ""
     return Charge(
         key=key,
-        id=f"ch_{uuid4().hex}",
+        id=f"ch_{told}{uuid4().hex}",
         amount=asked.amount,
         currency=asked.currency,
         method=asked.method,
         status="declined" if declined else "succeeded",
         decline_reason=reason if declined else None,
-        created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        created_at=_time(datetime.now(UTC)),
     )
+
+
+def _scenario_of(charge: Charge) -> str:
+    """Return how refunds of a charge go."""
+    match = _CHARGE_ID.fullmatch(charge.id)
+    return (match and match[1]) or ""
+
+
+def _decide_refund(key: str, asked: RefundRequest, scenario: str) -> Refund:
+    declined = scenario == "refund_decline"
+    return Refund(
+        key=key,
+        id=f"re_{uuid4().hex}",
+        charge_id=asked.charge_id,
+        amount=asked.amount,
+        currency=asked.currency,
+        status="declined" if declined else "pending" if scenario == "refund_late" else "succeeded",
+        decline_reason="refund_declined" if declined else None,
+        created_at=_time(datetime.now(UTC)),
+    )
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _answer(charge: Charge, status: int | None = None, *, replayed: bool = False) -> Response:
     """Return the charge as a client sees it, by default as the call that made it did."""
-    shown = {to_camel(name): getattr(charge, name) for name in charge.__slots__}
-    if charge.decline_reason is None:
-        del shown["declineReason"]
     made = 201 if charge.status == "succeeded" else 402
+    return _shown(charge, status or made, replayed=replayed)
+
+
+def _refund_answer(
+    refund: Refund, status: int | None = None, *, replayed: bool = False
+) -> Response:
+    """Return the refund as a client sees it, by default as the call that made it did."""
+    made = {"succeeded": 201, "pending": 202, "declined": 402}[refund.status]
+    return _shown(refund, status or made, replayed=replayed)
+
+
+def _shown(entry: Charge | Refund, status: int, *, replayed: bool) -> Response:
+    shown = {to_camel(name): getattr(entry, name) for name in entry.__slots__}
+    if entry.decline_reason is None:
+        del shown["declineReason"]
     headers = {"Idempotent-Replayed": "true"} if replayed else None
-    return JSONResponse(shown, status or made, headers)
+    return JSONResponse(shown, status, headers)
 
 
 async def _client_gone(receive: Receive) -> Response:

@@ -4,6 +4,7 @@ Run a shipped worker with it: `python -m orderflow.sandbox.recording payment --f
 Each process writes files of its own, so that no two share a lock:
 
 - `charges-<pid>.log`, a line a charge: its idempotency key.
+- `refunds-<pid>.log`, a line a refund: its idempotency key.
 - `sent-<pid>.log`, a line a mail: the order's id, the time in Unix milliseconds, the kind of mail,
   with tabs between them.
 
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +31,16 @@ import uvloop
 
 from orderflow.contract import JobName
 from orderflow.errors import InvalidSettings, InvalidWorker, UnknownWorker
-from orderflow.gateways import Approved, Charge, Outcome
+from orderflow.gateways import (
+    Approved,
+    Charge,
+    EntryKind,
+    Outcome,
+    Page,
+    Refund,
+    Refunded,
+    RefundOutcome,
+)
 from orderflow.logs import configure_logs
 from orderflow.processes import run_processes
 from orderflow.resources import Outside, Resources, open_resources
@@ -40,6 +51,7 @@ from orderflow.worker import serve, shipped_worker
 log = structlog.get_logger(__name__)
 
 CHARGE_FILES = "charges-*.log"
+REFUND_FILES = "refunds-*.log"
 SENT_FILES = "sent-*.log"
 #: As long as the longest kind, so that lines are of one length and a file's size counts them.
 _KIND_WIDTH = max(len(JobName.ORDER_CONFIRMATION), len(JobName.PAYMENT_FAILED))
@@ -69,15 +81,16 @@ class RecordFile:
 
 
 class RecordingGateway:
-    """Approves every charge, and writes its key to `charges`.
+    """Approves every charge and refund, and writes its key to `charges` or `refunds`.
 
-    Unlike a gateway that takes money, it does not look for an earlier charge with the key: a
-    payment that was charged twice must be seen as two lines.
+    Unlike a gateway that takes money, it does not look for an earlier one with the key: a payment
+    that was charged twice must be seen as two lines.
     """
 
-    def __init__(self, folder: Path, charges: RecordFile) -> None:
+    def __init__(self, folder: Path, charges: RecordFile, refunds: RecordFile) -> None:
         self._folder = folder
         self._charges = charges
+        self._refunds = refunds
 
     async def charge(self, charge: Charge) -> Outcome:
         """Approve, after the key is written down."""
@@ -89,9 +102,30 @@ class RecordingGateway:
 
         Reads all the files of the folder: it is asked only about payments that were begun before.
         """
+        return _approved(key) if self._is_written(key, CHARGE_FILES) else None
+
+    async def refund(self, refund: Refund) -> RefundOutcome:
+        """Give the money back, after the key is written down."""
+        self._refunds.add(refund.key)
+        return _refunded(refund.key)
+
+    async def find_refund(self, refund: Refund) -> RefundOutcome | None:
+        """Return the refund if any process has made one with this key."""
+        return _refunded(refund.key) if self._is_written(refund.key, REFUND_FILES) else None
+
+    async def entries(
+        self,
+        kind: EntryKind,  # noqa: ARG002
+        since: datetime,  # noqa: ARG002
+        until: datetime,  # noqa: ARG002
+        after: str | None = None,  # noqa: ARG002
+    ) -> Page:
+        """Tell of nothing: the files have no times, and who made the run counts their lines."""
+        return Page((), None)
+
+    def _is_written(self, key: str, files: str) -> bool:
         line = f"{key}\n".encode()
-        charged = any(_has_line(path, line) for path in self._folder.glob(CHARGE_FILES))
-        return _approved(key) if charged else None
+        return any(_has_line(path, line) for path in self._folder.glob(files))
 
 
 class RecordingSender:
@@ -113,6 +147,10 @@ def _approved(key: str) -> Approved:
     return Approved(transaction_id=f"recorded-{key}")
 
 
+def _refunded(key: str) -> Refunded:
+    return Refunded(refund_id=f"recorded-{key}")
+
+
 def _has_line(path: Path, line: bytes) -> bool:
     with path.open("rb") as file:
         # An empty file cannot be mapped.
@@ -131,13 +169,14 @@ async def open_recording_resources(settings: Settings, folder: Path) -> AsyncIte
 
 @asynccontextmanager
 async def _open_recorders(_settings: Settings, *, folder: Path) -> AsyncIterator[Outside]:
-    charges = RecordFile(folder / f"charges-{os.getpid()}.log")
-    sent = RecordFile(folder / f"sent-{os.getpid()}.log")
+    charges, refunds, sent = (
+        RecordFile(folder / f"{name}-{os.getpid()}.log") for name in ("charges", "refunds", "sent")
+    )
     try:
-        yield Outside(RecordingGateway(folder, charges), (RecordingSender(sent),))
+        yield Outside(RecordingGateway(folder, charges, refunds), (RecordingSender(sent),))
     finally:
-        charges.close()
-        sent.close()
+        for file in (charges, refunds, sent):
+            file.close()
 
 
 def run(

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from opentelemetry.trace import SpanKind
 
-from orderflow.gateways import Charge, Declined, Gateway, Outcome
+from orderflow.gateways import (
+    Charge,
+    Declined,
+    EntryKind,
+    Gateway,
+    Outcome,
+    Page,
+    Refund,
+    Refunded,
+    RefundOutcome,
+)
 from orderflow.senders import Message, Sender
 from orderflow.tracing.spans import span
 
@@ -29,6 +41,29 @@ class TracedGateway:
             made.set_attribute("orderflow.outcome", _word(outcome))
             return outcome
 
+    async def refund(self, refund: Refund) -> RefundOutcome:
+        """Give the money back, or return what came of this key before."""
+        with span("refund", SpanKind.CLIENT, _of(refund)) as made:
+            outcome = await self._gateway.refund(refund)
+            made.set_attribute("orderflow.outcome", _refund_word(outcome))
+            return outcome
+
+    async def find_refund(self, refund: Refund) -> RefundOutcome | None:
+        """Return what came of the refund with this key, or None if there was none."""
+        with span("find refund", SpanKind.CLIENT, _of(refund)) as made:
+            outcome = await self._gateway.find_refund(refund)
+            made.set_attribute("orderflow.outcome", _refund_word(outcome))
+            return outcome
+
+    async def entries(
+        self, kind: EntryKind, since: datetime, until: datetime, after: str | None = None
+    ) -> Page:
+        """Return a page of the books: what was made from `since` on and before `until`."""
+        with span(f"list {kind.value}s", SpanKind.CLIENT) as made:
+            page = await self._gateway.entries(kind, since, until, after)
+            made.set_attribute("orderflow.entries", len(page.entries))
+            return page
+
 
 class TracedSender:
     """Makes a span of each message that `sender` sends, with its reference and not its words."""
@@ -48,3 +83,18 @@ def _word(outcome: Outcome | None) -> str:
     if outcome is None:
         return "unknown"
     return "declined" if isinstance(outcome, Declined) else "paid"
+
+
+def _of(refund: Refund) -> dict[str, str]:
+    return {"orderflow.payment": refund.charge_key, "orderflow.refund": refund.key}
+
+
+def _refund_word(outcome: RefundOutcome | None) -> str:
+    match outcome:
+        case None:
+            return "unknown"
+        case Declined():
+            return "declined"
+        case Refunded():
+            return "refunded"
+    return "pending"

@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -18,7 +19,15 @@ import uvloop
 
 from orderflow.bull.queues import JobQueues
 from orderflow.db import Database
-from orderflow.gateways import Charge, Gateway, Outcome
+from orderflow.gateways import (
+    Charge,
+    EntryKind,
+    Gateway,
+    Outcome,
+    Page,
+    Refund,
+    RefundOutcome,
+)
 from orderflow.logs import configure_logs
 from orderflow.resources import Resources, open_resources
 from orderflow.senders import Message, Sender
@@ -82,6 +91,17 @@ class _Gateway:
 
     async def find(self, key: str) -> Outcome | None:
         return await self._gateway.find(key)
+
+    async def refund(self, refund: Refund) -> RefundOutcome:
+        return await self._gateway.refund(refund)
+
+    async def find_refund(self, refund: Refund) -> RefundOutcome | None:
+        return await self._gateway.find_refund(refund)
+
+    async def entries(
+        self, kind: EntryKind, since: datetime, until: datetime, after: str | None = None
+    ) -> Page:
+        return await self._gateway.entries(kind, since, until, after)
 
 
 class _Sender:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orderflow.logs import SECRET_FIELDS
@@ -26,10 +26,18 @@ _SECRET = {re.sub(r"[^a-z]", "", name) for name in SECRET_FIELDS} | {
 }
 _HIDDEN = frozenset(_PERSONAL | _SECRET)
 
+
+def _masked_card(found: re.Match[str]) -> str:
+    """Mask the number of a card, which ends with its check digit; an id rarely does."""
+    digits = [int(char) for char in found[0] if char.isdigit()]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return found[0] if (sum(doubled) + sum(digits[-1::-2])) % 10 else MASK
+
+
 #: Each is replaced wherever it is in a text.
-_IN_TEXT: Sequence[tuple[re.Pattern[str], str]] = (
-    (re.compile(r"[\w.+%-]+@[\w-]+(\.[\w-]+)*"), f"{MASK}@{MASK}"),
-    (re.compile(r"(://)[^/\s:@]*:[^/\s@]*@"), rf"\1{MASK}@"),
+_IN_TEXT: Sequence[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = (
+    (re.compile(r"(://)[^/\s:@]*:[^/\s@]*@"), rf"\1{MASK}:{MASK}@"),
+    (re.compile(r"(?<!\*)[\w.+%-]+@[\w-]+(\.[\w-]+)*"), f"{MASK}@{MASK}"),
     (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), MASK),
     (re.compile(r"\b(tok|sk|pk|rk|whsec)_\w+"), rf"\1_{MASK}"),
@@ -37,7 +45,7 @@ _IN_TEXT: Sequence[tuple[re.Pattern[str], str]] = (
         re.compile(r"\b(password|passwd|secret|token|api[_-]?key)(['\"]?\s*[=:]\s*)\S+", re.I),
         rf"\1\2{MASK}",
     ),
-    (re.compile(r"(?<![\w-])(?:\d[ -]?){12,18}\d(?![\w-])"), MASK),  # the number of a card
+    (re.compile(r"(?<![\w-])[3-6](?:[ -]?\d){12,18}(?![\w-])"), _masked_card),
     (re.compile(r"(?<!\w)\+\d[\d ()/-]{5,}\d"), f"+{MASK}"),
 )
 

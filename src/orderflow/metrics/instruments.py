@@ -130,7 +130,7 @@ class Histogram:
         series.counts[bucket] += 1
         series.sum += value
         if trace_id is not None:
-            series.exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
+            series.exemplars[bucket] = trace_id, value, time.time()
 
     def collect(self) -> Metric:
         """Return the buckets of this moment."""
@@ -143,9 +143,13 @@ class Histogram:
         counts = accumulate(series.counts)
         buckets = zip(self._bounds_as_text, counts, series.exemplars, strict=True)
         return [
-            (bound, count) if exemplar is None else (bound, count, exemplar)
-            for bound, count, exemplar in buckets
+            (bound, count) if last is None else (bound, count, _exemplar(*last))
+            for bound, count, last in buckets
         ]
+
+
+def _exemplar(trace_id: str, value: float, at: float) -> Exemplar:
+    return Exemplar({"trace_id": trace_id}, value, at)
 
 
 class _Series:
@@ -154,4 +158,5 @@ class _Series:
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * buckets
         self.sum = 0.0
-        self.exemplars: list[Exemplar | None] = [None] * buckets
+        #: The trace, the value, and when it came.
+        self.exemplars: list[tuple[str, float, float] | None] = [None] * buckets

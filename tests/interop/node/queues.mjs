@@ -111,6 +111,10 @@ export class Queues {
     return plain(await this.queue(where).getMetrics(type));
   }
 
+  async exportPrometheusMetrics(where) {
+    return this.queue(where).exportPrometheusMetrics();
+  }
+
   async getWorkers(where) {
     return plain(await this.queue(where).getWorkers());
   }

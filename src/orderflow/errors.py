@@ -81,6 +81,10 @@ class AddressRefused(OrderflowError):
     """The {channel} address is refused for good: {reason}."""
 
 
+class TemplateFailed(OrderflowError):
+    """The template {file}, line {line}, cannot be filled: {reason}."""
+
+
 class NotificationBeingSent(OrderflowError):
     """Another worker is sending '{kind}' of order '{order_id}' by {channel} just now."""
 

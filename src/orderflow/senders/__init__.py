@@ -16,7 +16,10 @@ class Channel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What to say, and to whom. `html` and `subject` are for channels that have them."""
+    """What to say, to whom, and in which language.
+
+    `html` and `subject` are for channels that have them.
+    """
 
     recipient: str
     subject: str
@@ -24,6 +27,7 @@ class Message:
     html: str | None = None
     #: The same for every attempt, so that a receiver can tell a repeated message.
     reference: str = field(default="")
+    language: str = "en"
 
 
 class Sender(Protocol):

@@ -1,65 +1,151 @@
-"""The words of each message: Jinja templates, one folder a kind.
+"""The words of each message: Jinja templates, a folder for each language.
 
-`templates/<kind>/` has `subject.txt`, `email.txt`, `email.html` and `sms.txt`. HTML is escaped;
-the text forms are not, since they are not markup.
+`<language>/<kind>.subject.jinja` and `.txt.jinja` make a mail, with `.html.jinja` where there is
+one; `.sms.jinja` makes an SMS. HTML is escaped; the text forms are not, since they are not markup.
 """
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
+from pathlib import Path
 
 import jinja2
 
 from orderflow.contract import JobName
+from orderflow.errors import InvalidSettings, TemplateFailed
 from orderflow.orders import Order
 from orderflow.senders import Channel, Message
 
+#: The language that comes with every message: what is left where no other has it.
+_SHIPPED = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The templates of one message in one language."""
+
+    language: str
+    text: jinja2.Template
+    subject: jinja2.Template | None
+    html: jinja2.Template | None
+
+    def fill(self, template: jinja2.Template, order: Order) -> str:
+        return template.render(order=order, language=self.language)
+
 
 class Templates:
-    """Renders messages; every undefined name in a template is an error."""
+    """Renders messages; every undefined name in a template is an error.
 
-    def __init__(self) -> None:
+    What is in `folder` goes before what comes with the package, file by file. A message is all in
+    one language: the first of the customer's that has it, then `default_language`, then English.
+    Files are read once.
+
+    Raises InvalidSettings if nothing is written in the default language.
+    """
+
+    def __init__(self, folder: Path | None = None, default_language: str = _SHIPPED) -> None:
+        own = [jinja2.FileSystemLoader(folder)] if folder else []
         self._environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("orderflow", "templates"),
-            autoescape=jinja2.select_autoescape(["html"]),
+            loader=jinja2.ChoiceLoader([*own, jinja2.PackageLoader("orderflow", "templates")]),
+            autoescape=jinja2.select_autoescape(["html.jinja"], default=False),
             undefined=jinja2.StrictUndefined,
-            # They come with the package; to look at the files for each message costs more than
-            # to fill them.
+            # To look at the files for each message costs more than to fill them.
             auto_reload=False,
+            keep_trailing_newline=True,
             trim_blocks=True,
             lstrip_blocks=True,
         )
         self._environment.filters["money"] = _money
-        self._templates: dict[str, jinja2.Template] = {}
+        names = self._environment.list_templates(extensions=["jinja"])
+        self._names = {name.lower(): name for name in names}
+        self._languages = {name.partition("/")[0] for name in self._names if "/" in name}
+        self._words: dict[tuple[str, JobName, Channel], _Words | None] = {}
+        self._last = (*self._known(default_language), _SHIPPED)
+        if len(self._last) == 1:
+            known = ", ".join(sorted(self._languages))
+            raise InvalidSettings(
+                faults=f"DEFAULT_LANGUAGE: must be one that has templates: {known}"
+            )
 
     def render(self, kind: JobName, channel: Channel, order: Order, recipient: str) -> Message:
-        """Return what to say to `recipient` about `order`."""
-        reference = f"{kind.value}.{order.id}"
-        if channel is Channel.SMS:
+        """Return what to say to `recipient` about `order`.
+
+        Raises TemplateFailed, which names the file and the line.
+        """
+        try:
+            words = self._find(kind, channel, ())
             return Message(
                 recipient=recipient,
-                subject="",
-                text=self._fill(kind, "sms.txt", order),
-                reference=reference,
+                # A header is one line, whatever a product or a name holds.
+                subject=" ".join(words.fill(words.subject, order).split()) if words.subject else "",
+                text=words.fill(words.text, order).strip(),
+                html=words.fill(words.html, order) if words.html else None,
+                reference=f"{kind.value}.{order.id}",
+                language=words.language,
             )
-        return Message(
-            recipient=recipient,
-            # A header is one line, whatever a product or a name holds.
-            subject=" ".join(self._fill(kind, "subject.txt", order).split()),
-            text=self._fill(kind, "email.txt", order),
-            html=self._fill(kind, "email.html", order),
-            reference=reference,
-        )
+        except Exception as error:
+            # What a template stumbles over may be a customer's data: only its own words are told.
+            raise _failure(error) from None
 
-    def _fill(self, kind: JobName, part: str, order: Order) -> str:
-        name = f"{kind.value}/{part}"
-        template = self._templates.get(name)
-        if template is None:
-            template = self._templates[name] = self._environment.get_template(name)
-            # Copied for every message, which a chain of dictionaries makes slow.
-            template.globals = dict(template.globals)
-        return template.render(order=order)
+    def _find(self, kind: JobName, channel: Channel, wished: Sequence[str]) -> _Words:
+        for language in chain(*map(self._known, wished), self._last):
+            words = self._load(language, kind, channel)
+            if words is not None:
+                return words
+        raise jinja2.TemplateNotFound(f"{_SHIPPED}/{kind.value}, for {channel.value}")
+
+    def _known(self, tag: str) -> Iterator[str]:
+        """Give what there is for a language tag, the narrowest first: for de-AT that, then de."""
+        tag = tag.lower()
+        while tag:
+            if tag in self._languages:
+                yield tag
+            tag = tag.rpartition("-")[0]
+
+    def _load(self, language: str, kind: JobName, channel: Channel) -> _Words | None:
+        """Return the templates of a message, or None if the language does not have it."""
+        key = (language, kind, channel)
+        if key not in self._words:
+            self._words[key] = self._compile(language, kind, channel)
+        return self._words[key]
+
+    def _compile(self, language: str, kind: JobName, channel: Channel) -> _Words | None:
+        name = f"{language}/{kind.value}"
+        if channel is Channel.SMS:
+            sms = self._template(f"{name}.sms.jinja")
+            return sms and _Words(language, sms, None, None)
+        text, subject = self._template(f"{name}.txt.jinja"), self._template(f"{name}.subject.jinja")
+        if text is None or subject is None:
+            return None
+        return _Words(language, text, subject, self._template(f"{name}.html.jinja"))
+
+    def _template(self, name: str) -> jinja2.Template | None:
+        found = self._names.get(name)
+        if found is None:
+            return None
+        template = self._environment.get_template(found)
+        # Copied for every message, which a chain of dictionaries makes slow.
+        template.globals = dict(template.globals)
+        return template
 
 
-def _money(amount: Decimal, currency: str) -> str:
-    return f"{amount:.2f} {currency}"
+def _money(amount: Decimal, currency: str, mark: str = ".") -> str:
+    """Return money as it is read where `mark` stands before the cents."""
+    return f"{amount:.2f} {currency}".replace(".", mark, 1)
+
+
+def _failure(error: Exception) -> TemplateFailed:
+    """Say where a template went wrong, and why as far as its own words tell."""
+    reason = type(error).__name__
+    if isinstance(error, jinja2.TemplateError):
+        reason = f"{reason}, {error.message}"
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return TemplateFailed(file=error.filename, line=error.lineno, reason=reason)
+    for place in reversed(traceback.extract_tb(error.__traceback__)):
+        if place.filename.endswith(".jinja"):
+            return TemplateFailed(file=place.filename, line=place.lineno, reason=reason)
+    return TemplateFailed(file="", line=0, reason=reason)

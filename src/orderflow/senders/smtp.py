@@ -40,10 +40,12 @@ class SmtpSender:
                 start_tls=settings.smtp_security == "starttls",
                 timeout=settings.smtp_timeout_ms / 1000,
             )
+        # A failed job keeps its error with all that led to it, and a mail server may repeat in its
+        # answer what it was told: the address, and the password.
         except aiosmtplib.SMTPRecipientsRefused as error:
-            raise _refusal(error.recipients[0]) from error
+            raise _refusal(error.recipients[0]) from None
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise SenderUnavailable(channel="mail", reason=type(error).__name__) from error
+            raise SenderUnavailable(channel="mail", reason=type(error).__name__) from None
         return str(mail["Message-ID"])
 
     def _compose(self, message: Message) -> EmailMessage:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import socket
 import sys
+from typing import Annotated
 
 import typer
 import uvicorn
@@ -17,13 +19,17 @@ from orderflow.metrics.serving import serve_processes
 from orderflow.settings import Settings, load_settings
 
 
-def serve() -> None:
+def serve(
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of the metrics; METRICS_PORT otherwise.")
+    ] = None,
+) -> None:
     """Serve the API on HOST and PORT with WEB_CONCURRENCY processes, until SIGTERM or Ctrl-C.
 
     Exit status: 0 stopped, 1 the port cannot be used, 2 a wrong setting.
     """
     try:
-        settings = load_settings()
+        settings = load_settings(metrics_port=metrics_port)
         check_authentication(settings)
     except InvalidSettings as error:
         typer.echo(str(error), err=True)
@@ -34,6 +40,9 @@ def serve() -> None:
         _check_port(
             "METRICS_HOST {}, METRICS_PORT {}", settings.metrics_host, settings.metrics_port
         )
+    if metrics_port is not None:
+        # Each process makes its own app, and reads the settings for that.
+        os.environ["METRICS_PORT"] = str(metrics_port)
     # uvicorn drains, and then raises the signal that it caught once more: a stop is no fault.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     many = settings.web_concurrency > 1

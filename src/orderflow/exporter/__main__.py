@@ -13,9 +13,9 @@ from prometheus_client.core import Metric
 
 from orderflow import metrics
 from orderflow.bull.queues import JobQueues, open_queues
-from orderflow.db import Database, open_database
+from orderflow.db import open_database
 from orderflow.errors import InvalidSettings, PortTaken
-from orderflow.exporter.orders import order_metrics
+from orderflow.exporter.orders import OrderMetrics
 from orderflow.exporter.queues import redis_metrics
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import from_loop, serve_scrapes
@@ -37,16 +37,16 @@ async def serve(settings: Settings) -> None:
         open_queues(settings) as queues,
         open_database(settings.database_dsn, _CONNECTIONS, settings.database_timeout_ms) as db,
     ):
-        collect = from_loop(partial(_ask, queues, db, settings))
+        collect = from_loop(partial(_ask, queues, OrderMetrics(db, settings), settings))
         with serve_scrapes((settings.exporter_host, settings.exporter_port), collect):
             log.info("exporter started", host=settings.exporter_host, port=settings.exporter_port)
             await stop.wait()
     log.info("exporter stopped")
 
 
-async def _ask(queues: JobQueues, db: Database, settings: Settings) -> list[Metric]:
+async def _ask(queues: JobQueues, orders: OrderMetrics, settings: Settings) -> list[Metric]:
     of_redis, of_postgres = await asyncio.gather(
-        redis_metrics(queues, settings.priorities), order_metrics(db, settings)
+        redis_metrics(queues, settings.priorities), orders.collect()
     )
     return [*of_redis, *of_postgres, metrics.BUILD.collect()]
 

@@ -165,7 +165,11 @@ class InvalidWorker(OrderflowError):
     """The worker file {path} is not usable: {reason}."""
 
 
-class PortTaken(OrderflowError):
+class MetricsNotServed(OrderflowError):
+    """Metrics cannot be served: {reason}."""
+
+
+class PortTaken(MetricsNotServed):
     """Cannot listen on {host}:{port}: {reason}."""
 
 

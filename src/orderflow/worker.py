@@ -28,7 +28,7 @@ from orderflow.bull.worker import (
     run_worker,
     worker_name,
 )
-from orderflow.errors import InvalidSettings, InvalidWorker, PortTaken, UnknownWorker
+from orderflow.errors import InvalidSettings, InvalidWorker, MetricsNotServed, UnknownWorker
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import serve_process, serve_processes
 from orderflow.operations.failures import record_failure
@@ -253,7 +253,7 @@ def _run_many(command: Sequence[str], processes: int, settings: Settings) -> int
     try:
         with serve_processes(settings.metrics_address):
             return run_processes(command, processes)
-    except PortTaken as error:
+    except MetricsNotServed as error:
         typer.echo(f"METRICS_PORT: {error}", err=True)
         return 2
 
@@ -263,7 +263,7 @@ def _run_here(name: str, worker: QueueWorker, concurrency: int, settings: Settin
     try:
         with open_tracing(settings, name):
             uvloop.run(serve(worker, concurrency, settings))
-    except PortTaken as error:
+    except MetricsNotServed as error:
         typer.echo(f"METRICS_PORT: {error}", err=True)
         return 2
     except Exception:

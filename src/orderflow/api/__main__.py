@@ -13,7 +13,7 @@ import typer
 import uvicorn
 
 from orderflow.api.auth import check_authentication
-from orderflow.errors import InvalidSettings
+from orderflow.errors import InvalidSettings, MetricsNotServed
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import serve_processes
 from orderflow.settings import Settings, load_settings
@@ -46,8 +46,12 @@ def serve(
     # uvicorn drains, and then raises the signal that it caught once more: a stop is no fault.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     many = settings.web_concurrency > 1
-    with serve_processes(settings.metrics_address if many else None):
-        _run(settings)
+    try:
+        with serve_processes(settings.metrics_address if many else None):
+            _run(settings)
+    except MetricsNotServed as error:
+        typer.echo(f"METRICS_PORT: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _run(settings: Settings) -> None:

@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from orderflow import metrics
-from orderflow.errors import PortTaken
+from orderflow.errors import MetricsNotServed, PortTaken
 
 #: Where to answer scrapes: a host and a port.
 Address = tuple[str, int]
@@ -62,12 +62,17 @@ def serve_process(address: Address | None) -> Iterator[None]:
 def serve_processes(address: Address | None) -> Iterator[None]:
     """Answer scrapes at `address`, if any, for the processes that are started inside.
 
-    Raises PortTaken.
+    Raises PortTaken, or MetricsNotServed where no temporary folder can be made.
     """
     if address is None:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="orderflow-metrics-") as folder:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="orderflow-metrics-")
+    except OSError as error:
+        reason = f"its processes need a temporary folder, {error.strerror}"
+        raise MetricsNotServed(reason=reason) from error
+    with made as folder:
         os.environ[_FOLDER_VARIABLE] = folder
         try:
             with serve_scrapes(address, lambda: _merged(_ask_processes(Path(folder)))):

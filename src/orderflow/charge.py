@@ -25,7 +25,7 @@ from orderflow.contract import (
 )
 from orderflow.db import Database
 from orderflow.errors import AmountMismatch, MethodMismatch, WrongOrder
-from orderflow.gateways import Charge, Declined, Gateway, Outcome
+from orderflow.gateways import ActionRequired, Charge, Declined, Gateway, Outcome, Reply
 from orderflow.metrics import MONEY, ORDERS, PAYMENTS, STRAY_CHARGES
 from orderflow.orders import (
     EXPIRED,
@@ -45,19 +45,24 @@ async def charge_payment(
 ) -> dict[str, Any]:
     """Bring the job's payment to its outcome; return `{success, transactionId}`.
 
-    A payment that has its outcome is not charged again: the first result is returned. A job of a
-    producer outside of orderflow, whose order is not known, is adopted in `currency`.
+    A payment that has its outcome is not charged again: the first result is returned. One that
+    waits for the customer or the bank goes on with the gateway's event, and its order stays open:
+    `success` is false then, and `reason` is `requires_action`. A job of a producer outside of
+    orderflow, whose order is not known, is adopted in `currency`.
 
     Raises GatewayUnavailable when there is no outcome yet, and AmountMismatch, MethodMismatch or
     WrongOrder when the job contradicts the row: then nothing is charged.
     """
     payment = await _begin(job, db, currency)
     _check_agreement(job, payment)
-    if payment.status in OPEN_PAYMENT:
+    if payment.status in _TO_CHARGE:
         payment = await _settle(payment, db, gateway)
-    if not payment.notified:
-        await queues.offer(_notification(payment))
+    await _offer_notification(payment, queues)
     return _result(payment)
+
+
+#: One that waits is the gateway's to go on with.
+_TO_CHARGE = OPEN_PAYMENT - {PaymentStatus.REQUIRES_ACTION}
 
 
 async def _begin(job: PaymentJob, db: Database, currency: str) -> Payment:
@@ -120,11 +125,15 @@ def _check_agreement(job: PaymentJob, payment: Payment) -> None:
 
 async def _settle(payment: Payment, db: Database, gateway: Gateway) -> Payment:
     """Charge an open payment and write what came of it; return the payment as it is then."""
-    outcome = await _outcome(payment, gateway)
-    if await write_outcome(payment.id, outcome, db):
-        count_outcome(outcome, payment.method, payment.amount, payment.currency)
-        return _settled(payment, outcome)
-    # Whoever wrote first decided: another worker, or the reconciler.
+    reply = await _reply(payment, gateway)
+    if isinstance(reply, ActionRequired):
+        if await _keep_waiting(payment, reply, db):
+            waits = PaymentStatus.REQUIRES_ACTION
+            return replace(payment, status=waits, transaction_id=reply.transaction_id)
+    elif await write_outcome(payment.id, reply, db):
+        count_outcome(reply, payment.method, payment.amount, payment.currency)
+        return _settled(payment, reply)
+    # Whoever wrote first decided: another worker, the reconciler, or an event of the gateway.
     row = await db.fetchrow("find_payment", payment.id)
     if row is None:
         raise LookupError(f"payment {payment.id} is gone")
@@ -138,25 +147,53 @@ def _settled(payment: Payment, outcome: Outcome | None) -> Payment:
     return replace(payment, status=PaymentStatus.COMPLETED, transaction_id=transaction_id)
 
 
-async def _outcome(payment: Payment, gateway: Gateway) -> Outcome | None:
+async def _reply(payment: Payment, gateway: Gateway) -> Reply | None:
     """Return what the gateway says, or None where nothing is charged."""
     if payment.method is PaymentMethod.CASH:
         return None
-    key = gateway_key(payment.key)
+    charge = charge_of(payment)
     if payment.status is PaymentStatus.PROCESSING:
         # An attempt before this one may have charged and not heard the answer: ask, then charge.
-        known = await gateway.find(key)
+        known = await gateway.find(charge)
         if known is not None:
             return known
-    return await gateway.charge(
-        Charge(
-            key=key,
-            amount=payment.amount,
-            currency=payment.currency,
-            method=payment.method,
-            token=payment.token,
-        )
+    return await gateway.charge(charge)
+
+
+def charge_of(payment: Payment) -> Charge:
+    """Return what the gateway is asked for, or about."""
+    return Charge(
+        key=gateway_key(payment.key),
+        amount=payment.amount,
+        currency=payment.currency,
+        method=payment.method,
+        token=payment.token,
     )
+
+
+async def _keep_waiting(payment: Payment, reply: ActionRequired, db: Database) -> bool:
+    """Let a payment that was being charged wait; False if it waits already, or has an outcome."""
+    waits = await db.fetchrow(
+        "keep_waiting", payment.id, reply.transaction_id, reply.client_secret, _MAY_WAIT
+    )
+    if waits is not None:
+        log.info("payment waits for its customer", payment_row=str(payment.id))
+    return waits is not None
+
+
+async def settle_payment(
+    payment: Payment, outcome: Outcome, *, db: Database, queues: JobQueues
+) -> bool:
+    """Write what the gateway told of a payment, and have its customer told how it ended.
+
+    False if the payment had an outcome already. Money that it has no use for is written down as a
+    stray charge.
+    """
+    written = await write_outcome(payment.id, outcome, db)
+    if written:
+        count_outcome(outcome, payment.method, payment.amount, payment.currency)
+        await _offer_notification(_settled(payment, outcome), queues)
+    return written
 
 
 async def write_outcome(payment_id: UUID, outcome: Outcome | None, db: Database) -> bool:
@@ -227,6 +264,13 @@ _MAY_BE_PAID = (
     may_become_payment(PaymentStatus.COMPLETED),
     may_become_order(OrderStatus.CONFIRMED),
 )
+_MAY_WAIT = may_become_payment(PaymentStatus.REQUIRES_ACTION)
+
+
+async def _offer_notification(payment: Payment, queues: JobQueues) -> None:
+    """Have the customer told how the payment ended, if it did, and unless that was done."""
+    if payment.status not in OPEN_PAYMENT and not payment.notified:
+        await queues.offer(_notification(payment))
 
 
 def _notification(payment: Payment) -> NewJob:
@@ -238,6 +282,9 @@ def _notification(payment: Payment) -> NewJob:
 
 
 def _result(payment: Payment) -> dict[str, Any]:
+    if payment.status is PaymentStatus.REQUIRES_ACTION:
+        waits = payment.status.value
+        return {"success": False, "transactionId": payment.transaction_id, "reason": waits}
     if payment.status is PaymentStatus.FAILED:
         return {"success": False, "transactionId": None, "reason": payment.decline_reason}
     return {"success": True, "transactionId": payment.transaction_id}

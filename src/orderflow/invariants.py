@@ -70,13 +70,14 @@ async def count_violations(db: Database, settings: Settings, orders: int) -> Map
     return _by_name(await db.fetch("invariants", *_arguments(settings, orders)))
 
 
-def _arguments(settings: Settings, orders: int) -> tuple[int, int, UUID]:
+def _arguments(settings: Settings, orders: int) -> tuple[int, int, UUID, bool]:
     late_after_s = _LATE_AFTER_S
     if settings.order_ttl_s is not None:
         late_after_s = settings.order_ttl_s + _LATE_AFTER_TTL_S
     # A UUIDv7 begins with its milliseconds; clocks differ by less than a minute.
     newest_id = UUID(int=int((time.time() + 60) * 1000) << 80)
-    return late_after_s, orders, newest_id
+    # Without a time limit, an order whose customer has to act waits for as long as that takes.
+    return late_after_s, orders, newest_id, settings.order_ttl_s is None
 
 
 def _by_name(rows: Iterable[asyncpg.Record]) -> Mapping[str, int]:

@@ -32,10 +32,15 @@ class OrderStatus(StrEnum):
 
 
 class PaymentStatus(StrEnum):
-    """Where a payment is. `processing` means that the gateway may have been asked."""
+    """Where a payment is.
+
+    `processing` means that the gateway may have been asked, `requires_action` that it waits for the
+    customer or the bank, and will tell.
+    """
 
     PENDING = "pending"
     PROCESSING = "processing"
+    REQUIRES_ACTION = "requires_action"
     COMPLETED = "completed"
     FAILED = "failed"
     REFUNDED = "refunded"
@@ -68,7 +73,10 @@ PAYMENT_TRANSITIONS: Mapping[PaymentStatus, frozenset[PaymentStatus]] = {
     PaymentStatus.PENDING: frozenset(
         {PaymentStatus.PROCESSING, PaymentStatus.COMPLETED, PaymentStatus.FAILED}
     ),
-    PaymentStatus.PROCESSING: frozenset({PaymentStatus.COMPLETED, PaymentStatus.FAILED}),
+    PaymentStatus.PROCESSING: frozenset(
+        {PaymentStatus.REQUIRES_ACTION, PaymentStatus.COMPLETED, PaymentStatus.FAILED}
+    ),
+    PaymentStatus.REQUIRES_ACTION: frozenset({PaymentStatus.COMPLETED, PaymentStatus.FAILED}),
     PaymentStatus.COMPLETED: frozenset({PaymentStatus.REFUNDED}),
     PaymentStatus.FAILED: frozenset(),
     PaymentStatus.REFUNDED: frozenset(),
@@ -78,7 +86,9 @@ PAYMENT_TRANSITIONS: Mapping[PaymentStatus, frozenset[PaymentStatus]] = {
 OPEN_ORDER = frozenset({OrderStatus.PENDING, OrderStatus.PROCESSING})
 
 #: A payment in one of these has no outcome yet.
-OPEN_PAYMENT = frozenset({PaymentStatus.PENDING, PaymentStatus.PROCESSING})
+OPEN_PAYMENT = frozenset(
+    {PaymentStatus.PENDING, PaymentStatus.PROCESSING, PaymentStatus.REQUIRES_ACTION}
+)
 
 
 def may_become_order(target: OrderStatus) -> tuple[str, ...]:

@@ -169,8 +169,8 @@ class SleepyGateway:
         await self.awake.wait()
         return await self._gateway.charge(charge)
 
-    async def find(self, key: str) -> Outcome | None:
-        return await self._gateway.find(key)
+    async def find(self, charge: Charge) -> Outcome | None:
+        return await self._gateway.find(charge)
 
 
 async def test_a_charge_that_comes_after_all_is_written_down(resources, old_order, sql):
@@ -194,7 +194,8 @@ async def test_a_charge_that_comes_after_all_is_written_down(resources, old_orde
     sleepy.awake.set()
 
     assert (await charging)["success"] is False, "the order stays cancelled"
-    known = await resources.gateway.find(str(old_order.payment_id))
+    charge = Charge(str(old_order.payment_id), old_order.total, "EUR", PaymentMethod.CARD, None)
+    known = await resources.gateway.find(charge)
     assert isinstance(known, Approved)
     stray = await sql.fetchrow("SELECT * FROM stray_charges")
     assert stray["payment_id"] == old_order.payment_id

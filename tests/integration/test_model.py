@@ -146,9 +146,9 @@ class Books:
         self._answer("loses answers")
         return self.outcomes[charge.key]
 
-    async def find(self, key: str) -> Outcome | None:
+    async def find(self, charge: Charge) -> Outcome | None:
         self._answer("down", "loses answers")
-        return self.outcomes.get(key)
+        return self.outcomes.get(charge.key)
 
     def _answer(self, *silent_when: str) -> None:
         if self.mood in silent_when:

@@ -41,6 +41,21 @@ Outcome = Approved | Declined
 
 
 @dataclass(frozen=True, slots=True)
+class ActionRequired:
+    """No money is taken yet: the customer or the bank has to act, and the gateway will tell.
+
+    With `client_secret` the customer's browser goes on at the gateway. It is a secret of the two.
+    """
+
+    transaction_id: str
+    client_secret: str = field(repr=False)
+
+
+#: What a gateway says of a charge: how it ended, or that it waits.
+Reply = Outcome | ActionRequired
+
+
+@dataclass(frozen=True, slots=True)
 class Refund:
     """Money to give back, of one charge.
 
@@ -104,6 +119,22 @@ class Page:
     after: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayEvent:
+    """What a gateway tells by itself, once its signature was checked.
+
+    `id` is the gateway's name for it: it may come twice. `key` is that of the charge it is about,
+    None where it is about none of ours. `paid` is there where it says that the money was taken, and
+    is final. Anything else it says may be old news: the gateway is asked.
+    """
+
+    id: str
+    type: str
+    key: str | None
+    paid: Approved | None
+    happened_at: datetime
+
+
 class Gateway(Protocol):
     """Takes money, and gives it back.
 
@@ -111,11 +142,21 @@ class Gateway(Protocol):
     same key, and never assumes either way. GatewayRefused means that the request itself is wrong.
     """
 
-    async def charge(self, charge: Charge) -> Outcome:
+    async def charge(self, charge: Charge) -> Reply:
         """Take the money, or return what came of this key before."""
 
-    async def find(self, key: str) -> Outcome | None:
-        """Return what came of the charge with this key, or None if there was none."""
+    async def find(self, charge: Charge) -> Reply | None:
+        """Return what came of the charge with this key, or None if there was none.
+
+        No money is taken. All of the charge but its token is what it was asked for with.
+        """
+
+    async def cancel(self, charge: Charge) -> Outcome | None:
+        """See to it that no money comes of this key any more, as far as the gateway can.
+
+        Returns the outcome that the charge had before, or None where it had none: it has none now.
+        A charge that waited is over at the gateway; one that is on its way there is not.
+        """
 
     async def refund(self, refund: Refund) -> RefundOutcome:
         """Give the money back, or return what came of this key before."""

@@ -14,6 +14,7 @@ import structlog
 from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage
 from orderflow.errors import GatewayRefused, GatewayResting, GatewayUnavailable
 from orderflow.gateways import (
+    ActionRequired,
     Approved,
     Charge,
     Declined,
@@ -25,12 +26,13 @@ from orderflow.gateways import (
     Refunded,
     RefundOutcome,
     RefundPending,
+    Reply,
 )
 from orderflow.metrics import GATEWAY_SECONDS
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T", bound=Outcome | RefundOutcome | Page | None)
+T = TypeVar("T", bound=Reply | RefundOutcome | Page | None)
 #: Tells others of the outage, or with None that it is over.
 Tell = Callable[[Outage | None], Awaitable[None]]
 _Guard = Callable[[type[Exception]], AbstractContextManager[None]]
@@ -53,14 +55,18 @@ class GuardedGateway:
         self._reason = ""
         self._since: datetime | None = None
 
-    async def charge(self, charge: Charge) -> Outcome:
+    async def charge(self, charge: Charge) -> Reply:
         """Take the money, or return what came of this key before."""
         ask = partial(self._gateway.charge, charge)
         return await self._ask("charge", self._breaker.attempt, ask)
 
-    async def find(self, key: str) -> Outcome | None:
+    async def find(self, charge: Charge) -> Reply | None:
         """Return what came of the charge with this key, or None if there was none."""
-        return await self._ask("find", self._breaker.watch, partial(self._gateway.find, key))
+        return await self._ask("find", self._breaker.watch, partial(self._gateway.find, charge))
+
+    async def cancel(self, charge: Charge) -> Outcome | None:
+        """See to it that no money comes of this key any more; return its outcome if it had one."""
+        return await self._ask("cancel", self._breaker.watch, partial(self._gateway.cancel, charge))
 
     async def refund(self, refund: Refund) -> RefundOutcome:
         """Give the money back, or return what came of this key before."""
@@ -132,6 +138,7 @@ class GuardedGateway:
 _WORDS: Mapping[type, str] = {
     Approved: "approved",
     Declined: "declined",
+    ActionRequired: "action_required",
     Refunded: "refunded",
     RefundPending: "pending",
     Page: "told",

@@ -49,10 +49,14 @@ class SandboxGateway:
         )
         return _outcome(response)
 
-    async def find(self, key: str) -> Outcome | None:
+    async def find(self, charge: Charge) -> Outcome | None:
         """Return what came of the charge with this key, or None if there was none."""
-        response = await self._send("GET", f"/charges/{quote(key, safe='')}")
+        response = await self._send("GET", f"/charges/{quote(charge.key, safe='')}")
         return None if _is_unknown(response) else _outcome(response)
+
+    async def cancel(self, charge: Charge) -> Outcome | None:
+        """Return the outcome of the charge, if it has one: here none waits for anybody."""
+        return await self.find(charge)
 
     async def refund(self, refund: Refund) -> RefundOutcome:
         """Give the money back, or return what came of this key before."""

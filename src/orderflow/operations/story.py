@@ -116,6 +116,7 @@ def _of_payment(order: Row) -> Iterator[StoryEvent]:
     """Tell the last that is known of the payment: its row keeps no more."""
     said = {
         PaymentStatus.PROCESSING: "a charge began, and its outcome is not written yet",
+        PaymentStatus.REQUIRES_ACTION: "the customer or the bank has to act at the gateway",
         PaymentStatus.COMPLETED: "the gateway took the money",
         PaymentStatus.FAILED: "the payment failed",
         PaymentStatus.REFUNDED: "the money was given back",

@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from orderflow.bull.queues import JobState
 from orderflow.contract import PaymentMethod
-from orderflow.gateways import Approved, Declined, Outcome
+from orderflow.gateways import Approved, Declined, Reply
 from orderflow.orders import OPEN_ORDER, PaymentStatus, Row
 from orderflow.settings import Settings
 
@@ -32,6 +32,7 @@ class Action(StrEnum):
     WRITE = "write outcome"
     MARK_TOLD = "mark told"
     EXPIRE = "expire"
+    REST_AGAIN = "ask later"  # it was asked about, and waits still
 
 
 class NoWord(StrEnum):
@@ -43,7 +44,10 @@ class NoWord(StrEnum):
 
 
 #: What is known of a payment's outcome besides its row.
-Word = Outcome | NoWord
+Word = Reply | NoWord
+
+#: A payment that waits for its customer is asked about so often, in case an event was lost.
+_ASK_EVERY = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,14 @@ def needs_word(row: Row, state: JobState, rules: Rules) -> bool:
     """Say whether the outcome of the payment has to be asked about before a decision."""
     if row["status"] not in OPEN_ORDER or state is JobState.ACTIVE:
         return False
+    if _waits_for_customer(row):
+        return bool(row["payment_rest"] > _ASK_EVERY) or rules.is_over(row)
     unknown = row["payment_status"] == PaymentStatus.PROCESSING and state is not JobState.LIVE
     return unknown or state is JobState.COMPLETED or rules.is_over(row)
+
+
+def _waits_for_customer(row: Row) -> bool:
+    return bool(row["payment_status"] == PaymentStatus.REQUIRES_ACTION)
 
 
 def can_be_charged(row: Row) -> bool:
@@ -114,6 +124,12 @@ def decide(row: Row, state: JobState, word: Word, rules: Rules) -> Decision:
         return Decision(Action.WRITE, f"{said_by}: {outcome}")
     if rules.is_over(row):
         return _expired(row, word, rules)
+    return _still_open(row, state, word)
+
+
+def _still_open(row: Row, state: JobState, word: Word) -> Decision:
+    if _waits_for_customer(row):
+        return _KEPT_WAITING if word is NoWord.NOT_ASKED else _ASKED_IN_VAIN
     if state is JobState.COMPLETED and word is NoWord.NO_ANSWER:
         return Decision(Action.WAIT, "its job ended elsewhere, and the gateway gives no answer")
     return _TO_CHARGE[state]
@@ -127,6 +143,8 @@ def _expired(row: Row, word: Word, rules: Rules) -> Decision:
     return Decision(Action.EXPIRE, "past its time, and no money was taken")
 
 
+_KEPT_WAITING = Decision(Action.LEAVE, "the customer or the bank has to act")
+_ASKED_IN_VAIN = Decision(Action.REST_AGAIN, "the customer or the bank has still to act")
 _ANY_JOB = {
     JobState.ACTIVE: Decision(Action.LEAVE, "a worker is at its job"),
     JobState.LIVE: Decision(Action.LEAVE, "its job waits"),

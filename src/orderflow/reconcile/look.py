@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ import structlog
 from orderflow.bull.queues import JobQueues, JobState
 from orderflow.contract import (
     NewJob,
+    PaymentMethod,
     gateway_key,
     order_confirmation_job,
     payment_failed_job,
@@ -21,8 +22,8 @@ from orderflow.contract import (
 )
 from orderflow.db import Database
 from orderflow.errors import GatewayRefused, GatewayUnavailable
-from orderflow.gateways import Approved, Declined, Gateway, Outcome
-from orderflow.orders import OrderStatus, Row
+from orderflow.gateways import Approved, Charge, Declined, Gateway, Outcome, Reply
+from orderflow.orders import OrderStatus, PaymentStatus, Row
 from orderflow.reconcile.decide import (
     Decision,
     NoWord,
@@ -109,18 +110,35 @@ class Lookout:
 
     async def word_of_gateway(self, row: Row) -> Word:
         """Ask the gateway, whose word on money is better than that of a job in Redis."""
+        return await self._asked(row, self._gateway.find)
+
+    async def word_of_cancelling(self, row: Row) -> Word:
+        """Have the gateway let go of the charge; NO_CHARGE if it takes no money for it any more."""
+        return await self._asked(row, self._gateway.cancel)
+
+    async def _asked(self, row: Row, ask: Callable[[Charge], Awaitable[Reply | None]]) -> Word:
         if not can_be_charged(row):
             return NoWord.NO_CHARGE
-        key = row["payment_external_id"] or str(row["payment_id"])
+        charge = _charge(row)
         try:
-            outcome = await self._gateway.find(gateway_key(key))
+            reply = await ask(charge)
         except (GatewayUnavailable, GatewayRefused) as error:
             # Once a run: in an outage there is nothing new to say of the other orders.
             if not self._complained:
-                log.warning("gateway gave no answer", payment_id=key, reason=str(error))
+                log.warning("gateway gave no answer", payment_id=charge.key, reason=str(error))
             self._complained = True
             return NoWord.NO_ANSWER
-        return NoWord.NO_CHARGE if outcome is None else outcome
+        return NoWord.NO_CHARGE if reply is None else reply
+
+
+def _charge(row: Row) -> Charge:
+    return Charge(
+        key=gateway_key(row["payment_external_id"] or str(row["payment_id"])),
+        amount=row["amount"],
+        currency=row["currency"],
+        method=PaymentMethod(row["method"]),
+        token=None,
+    )
 
 
 def _wanted(row: Row) -> NewJob:
@@ -141,6 +159,8 @@ def _wanted(row: Row) -> NewJob:
 def _outcome(result: Any) -> Outcome | None:
     """Read the result of a payment job as the contract has it; None if it does not say enough."""
     match result:
+        case {"reason": PaymentStatus.REQUIRES_ACTION}:
+            return None
         case {"success": True, "transactionId": str(transaction_id)} if transaction_id:
             return Approved(transaction_id)
         case {"success": False}:

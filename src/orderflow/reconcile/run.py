@@ -218,6 +218,8 @@ class _Run:
                 await self._db.fetchrow("mark_notified", row["id"])
                 counts.results_taken += 1
                 return True
+            case Action.REST_AGAIN:
+                await self._db.fetchrow("rest_again", row["payment_id"])
             case Action.EXPIRE:
                 expired = await self._expire(case)
                 counts.orders_expired += expired
@@ -230,8 +232,9 @@ class _Run:
         # look at our rows before it charges, would not be held up by what is written there.
         if case.state is not JobState.MISSING and not await self._queues.remove(case.job):
             return False
-        # Asked again, now that no worker gets the job: the first answer may be of a while ago.
-        if await self._lookout.word_of_gateway(case.row) is not NoWord.NO_CHARGE:
+        # Asked again, now that no worker gets the job: the first answer may be of a while ago. And
+        # the customer could still pay at the gateway for a charge that waits there.
+        if await self._lookout.word_of_cancelling(case.row) is not NoWord.NO_CHARGE:
             return False
         charge_at_most_s = self._rules.charge_at_most.total_seconds()
         expired = await expire_payment(case.row["payment_id"], charge_at_most_s, self._db)

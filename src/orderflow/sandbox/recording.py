@@ -97,12 +97,16 @@ class RecordingGateway:
         self._charges.add(charge.key)
         return _approved(charge.key)
 
-    async def find(self, key: str) -> Outcome | None:
+    async def find(self, charge: Charge) -> Outcome | None:
         """Return the approval if any process has charged this key.
 
         Reads all the files of the folder: it is asked only about payments that were begun before.
         """
-        return _approved(key) if self._is_written(key, CHARGE_FILES) else None
+        return _approved(charge.key) if self._is_written(charge.key, CHARGE_FILES) else None
+
+    async def cancel(self, charge: Charge) -> Outcome | None:
+        """Return the approval if there is one: here no charge waits for anybody."""
+        return await self.find(charge)
 
     async def refund(self, refund: Refund) -> RefundOutcome:
         """Give the money back, after the key is written down."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from opentelemetry.trace import SpanKind
 
 from orderflow.gateways import (
+    ActionRequired,
     Charge,
     Declined,
     EntryKind,
@@ -16,6 +17,7 @@ from orderflow.gateways import (
     Refund,
     Refunded,
     RefundOutcome,
+    Reply,
 )
 from orderflow.senders import Message, Sender
 from orderflow.tracing.spans import span
@@ -27,17 +29,24 @@ class TracedGateway:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def charge(self, charge: Charge) -> Outcome:
+    async def charge(self, charge: Charge) -> Reply:
         """Take the money, or return what came of this key before."""
         with span("charge", SpanKind.CLIENT, {"orderflow.payment": charge.key}) as made:
             outcome = await self._gateway.charge(charge)
             made.set_attribute("orderflow.outcome", _word(outcome))
             return outcome
 
-    async def find(self, key: str) -> Outcome | None:
+    async def find(self, charge: Charge) -> Reply | None:
         """Return what came of the charge with this key, or None if there was none."""
-        with span("find charge", SpanKind.CLIENT, {"orderflow.payment": key}) as made:
-            outcome = await self._gateway.find(key)
+        with span("find charge", SpanKind.CLIENT, {"orderflow.payment": charge.key}) as made:
+            outcome = await self._gateway.find(charge)
+            made.set_attribute("orderflow.outcome", _word(outcome))
+            return outcome
+
+    async def cancel(self, charge: Charge) -> Outcome | None:
+        """See to it that no money comes of this key any more; return its outcome if it had one."""
+        with span("cancel charge", SpanKind.CLIENT, {"orderflow.payment": charge.key}) as made:
+            outcome = await self._gateway.cancel(charge)
             made.set_attribute("orderflow.outcome", _word(outcome))
             return outcome
 
@@ -79,10 +88,15 @@ class TracedSender:
             return await self._sender.send(message)
 
 
-def _word(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return "unknown"
-    return "declined" if isinstance(outcome, Declined) else "paid"
+def _word(reply: Reply | None) -> str:
+    match reply:
+        case None:
+            return "unknown"
+        case Declined():
+            return "declined"
+        case ActionRequired():
+            return "action required"
+    return "paid"
 
 
 def _of(refund: Refund) -> dict[str, str]:

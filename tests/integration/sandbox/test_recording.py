@@ -82,12 +82,12 @@ async def buy(resources: Resources) -> Receipt:
 
 async def test_a_charge_is_a_line_before_it_is_answered(recording: Resources, folder: Path):
     key = str(uuid4())
-    assert await recording.gateway.find(key) is None
+    assert await recording.gateway.find(charge(key)) is None
     approved = await recording.gateway.charge(charge(key))
     file = only_file(folder, CHARGE_FILES)
     assert file.stat().st_size == CHARGE_LINE_BYTES
     assert file.read_text() == f"{key}\n"
-    assert await recording.gateway.find(key) == approved
+    assert await recording.gateway.find(charge(key)) == approved
 
 
 async def test_a_second_charge_with_a_key_is_seen(recording: Resources, folder: Path):
@@ -103,14 +103,14 @@ async def test_charges_of_other_processes_are_found(recording: Resources, folder
     others.add(first)
     others.add(second)
     others.close()
-    assert await recording.gateway.find(first) is not None
-    assert await recording.gateway.find(second) is not None
+    assert await recording.gateway.find(charge(first)) is not None
+    assert await recording.gateway.find(charge(second)) is not None
 
 
 @pytest.mark.parametrize("asked", ["order-1", "rder-12", "1", "order-123"])
 async def test_a_part_of_a_key_is_another_key(recording: Resources, asked: str):
     await recording.gateway.charge(charge("order-12"))
-    assert await recording.gateway.find(asked) is None
+    assert await recording.gateway.find(charge(asked)) is None
 
 
 async def test_a_mail_is_a_line_of_fixed_length(recording: Resources, folder: Path):

@@ -113,7 +113,7 @@ LIMIT 1
 -- was stuck before for a reason of its own, is not taken for a full queue.
 SELECT count(*) AS overdue
 FROM (
-    SELECT status
+    SELECT id, status
     FROM orders
     WHERE notified_at IS NULL
       AND created_at < now() - make_interval(secs => $1)
@@ -122,3 +122,6 @@ FROM (
     LIMIT 10 * $2
 ) AS last
 WHERE status IN ('pending', 'processing')
+  -- One that waits for its customer is not behind.
+  AND NOT EXISTS (
+      SELECT FROM payments p WHERE p.order_id = last.id AND p.status = 'requires_action')

@@ -1,6 +1,6 @@
 -- name: invariants
 -- seconds that an order may be open, how many orders to look at, the id that one placed now could
--- have. The number of violations by invariant. The first two read small indexes; to compare orders
+-- have, whether customers may take longer. The number of violations by invariant. The first two read small indexes; to compare orders
 -- with their payments, the primary key gives those of our checkout from the newest on. The ids of
 -- adopted orders do not sort by age.
 WITH newest AS (
@@ -13,12 +13,14 @@ WITH newest AS (
 )
 SELECT 'orders_past_their_time' AS invariant, count(*) AS violations
 FROM (
-    SELECT status FROM orders
+    SELECT id, status FROM orders
     WHERE notified_at IS NULL AND created_at < now() - make_interval(secs => $1)
     ORDER BY created_at, id
     LIMIT $2
 ) late
 WHERE status IN ('pending', 'processing')
+  AND NOT ($4 AND EXISTS (
+      SELECT FROM payments p WHERE p.order_id = late.id AND p.status = 'requires_action'))
 UNION ALL
 SELECT 'stray_charges', count(*)
 FROM (SELECT FROM stray_charges WHERE refunded_at IS NULL LIMIT $2) stray

@@ -116,12 +116,25 @@ WITH asked AS (
 )
 SELECT n FROM declined
 
+-- name: keep_waiting
+-- payment id, transaction id, client secret, the statuses that a payment may begin to wait from.
+-- Returns nothing for a payment that waits already, or has an outcome.
+UPDATE payments
+SET status = 'requires_action', transaction_id = $2, client_secret = $3, token = NULL,
+    updated_at = now()
+WHERE id = $1 AND status = ANY($4::text[])
+RETURNING id
+
+-- name: rest_again
+-- payment id. It was asked about just now, and waits still.
+UPDATE payments SET updated_at = now() WHERE id = $1 AND status = 'requires_action'
+
 -- name: lock_unless_charging
 -- payment id, seconds. The payment, locked, if it is open and no charge began within the seconds.
 SELECT id
 FROM payments
 WHERE id = $1
-  AND (status = 'pending'
+  AND (status IN ('pending', 'requires_action')
        OR status = 'processing' AND updated_at < now() - make_interval(secs => $2))
 FOR UPDATE
 

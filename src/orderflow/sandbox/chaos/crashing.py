@@ -27,6 +27,7 @@ from orderflow.gateways import (
     Page,
     Refund,
     RefundOutcome,
+    Reply,
 )
 from orderflow.logs import configure_logs
 from orderflow.resources import Resources, open_resources
@@ -81,7 +82,7 @@ class _Gateway:
         self._gateway = gateway
         self._death = death
 
-    async def charge(self, charge: Charge) -> Outcome:
+    async def charge(self, charge: Charge) -> Reply:
         if charge.token == POISON:
             self._death.pass_by(Point.POISON)
         self._death.pass_by(Point.BEFORE_CHARGE)
@@ -89,8 +90,11 @@ class _Gateway:
         self._death.pass_by(Point.AFTER_CHARGE)
         return outcome
 
-    async def find(self, key: str) -> Outcome | None:
-        return await self._gateway.find(key)
+    async def find(self, charge: Charge) -> Reply | None:
+        return await self._gateway.find(charge)
+
+    async def cancel(self, charge: Charge) -> Outcome | None:
+        return await self._gateway.cancel(charge)
 
     async def refund(self, refund: Refund) -> RefundOutcome:
         return await self._gateway.refund(refund)

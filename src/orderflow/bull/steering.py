@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bullmq.redis_connection import loadScript
 from redis.exceptions import WatchError
 
 from orderflow.bull.queues import JobQueues
@@ -145,9 +146,10 @@ async def take_back(queues: JobQueues, queue: str, job_id: str) -> None:
         if await move.exists(f"{key}:lock"):
             raise JobIsRunning(job_id=job_id, action="taken back")
         move.multi()  # type: ignore[no-untyped-call]
-        await scripts.commands["moveJobFromActiveToWait"](
-            keys=[*scripts.getKeys([*names, "events"])], args=[job_id, "0", key], client=move
-        )
+        # BullMQ brings it for Node's rate limit, and its Python client does not call it.
+        to_wait = queues.client.register_script(loadScript("moveJobFromActiveToWait-9.lua"))
+        keys = scripts.getKeys([*names, "events"])
+        await to_wait(keys=keys, args=[job_id, "0", key], client=move)
         try:
             await move.execute()
         except WatchError:

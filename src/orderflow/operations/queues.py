@@ -79,7 +79,9 @@ async def check_queue(name: str, *, queues: JobQueues) -> None:
     """Return if there is such a queue, worked on or not. Raises UnknownQueue."""
     if name in set(QueueName) or await queue_exists(queues, name):
         return
-    raise UnknownQueue(queue=name, known=await known_queues(queues))
+    known = await known_queues(queues)
+    if name not in known:
+        raise UnknownQueue(queue=name, known=known)
 
 
 def read_state(state: str) -> JobPlace:

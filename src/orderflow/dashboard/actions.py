@@ -10,6 +10,7 @@ from typing import Literal
 from starlette.responses import Response
 
 from orderflow.dashboard.pages import View, Visit, see_other
+from orderflow.dashboard.urls import acted
 from orderflow.operations.audit import Actor
 
 MAX_REASON = 500
@@ -67,7 +68,7 @@ def asked_first(ask: Ask, do: Do) -> View:
             onward = await do(visit, Actor(visit.user_id, "page", _reason(visit.form)))
         except InvalidField as fault:
             return _show(visit, question, visit.form, fault)
-        return see_other(onward or _acted(question.back))
+        return see_other(onward or acted(question.back))
 
     return view
 
@@ -107,8 +108,3 @@ def _show(
         fault=fault,
         max_reason=MAX_REASON,
     )
-
-
-def _acted(url: str) -> str:
-    """Return the address with the mark that has the page tell what was done."""
-    return f"{url}{'&' if '?' in url else '?'}acted=1"

@@ -8,9 +8,11 @@ from typing import Any
 
 from starlette.responses import Response
 
+from orderflow.bull.reading import LOST
 from orderflow.dashboard.actions import Field, InvalidField, Question, asked_first
-from orderflow.dashboard.pages import Context, View, Visit, job_url, queue_url
+from orderflow.dashboard.pages import Context, View, Visit
 from orderflow.dashboard.text import pretty
+from orderflow.dashboard.urls import acted, job_url, queue_url
 from orderflow.errors import InvalidPayload
 from orderflow.operations import jobs as use
 from orderflow.operations.audit import Actor
@@ -23,7 +25,7 @@ _POSSIBLE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "waiting": (("remove", "Remove"),),
     "paused": (("remove", "Remove"),),
     "active": (("move", "Move back to waiting"),),
-    "lost": (("remove", "Remove"),),
+    LOST: (("remove", "Remove"),),
 }
 
 
@@ -132,7 +134,8 @@ async def _ask_remove(visit: Visit) -> Question:
 async def _remove(visit: Visit, actor: Actor) -> str:
     job = await _job(visit)
     await use.remove_job(visit.path("queue"), visit.query("id"), actor, **visit.stores)
-    return queue_url(visit.path("queue"), job.summary.state) + "&acted=1"
+    state = job.summary.state
+    return acted(queue_url(visit.path("queue"), "" if state == LOST else state))
 
 
 JOB_ACTIONS: Mapping[str, View] = {

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from orderflow.dashboard.forms import read_form
-from orderflow.dashboard.pages import error_page, render, see_other
+from orderflow.dashboard.pages import render, see_other
 from orderflow.dashboard.session import (
     MAX_TOKEN_CHARACTERS,
     SignedOut,
@@ -23,28 +23,25 @@ async def get_login(request: Request) -> Response:
 
 
 async def post_login(request: Request) -> Response:
-    """Keep the token of the form, if it is a good one of an admin, and go where they wanted to."""
+    """Keep the token of the form, if it is a good one of an admin, and go where they wanted to.
+
+    Raises ForeignForm, NotAdmin, or Problem where tokens cannot be checked just now.
+    """
+    form = await read_form(request)
+    onward = _onward(form.get("onward", ""))
+    token = form.get("token", "").strip().removeprefix("Bearer ").strip()
     try:
-        form = await read_form(request)
-        onward = _onward(form.get("onward", ""))
-        token = form.get("token", "").strip().removeprefix("Bearer ").strip()
-        try:
-            session = await checked_session(request, _short_enough(token))
-        except SignedOut as refused:
-            return render(request, "login.html", 401, reason=refused.reason, onward=onward)
-    except Exception as error:
-        return error_page(request, error)
+        session = await checked_session(request, _short_enough(token))
+    except SignedOut as refused:
+        return render(request, "login.html", 401, reason=refused.reason, onward=onward)
     response = see_other(onward)
     sign_in(request, response, token, session)
     return response
 
 
 async def post_logout(request: Request) -> Response:
-    """Forget the token."""
-    try:
-        await read_form(request)
-    except Exception as error:
-        return error_page(request, error)
+    """Forget the token. Raises ForeignForm."""
+    await read_form(request)
     response = see_other("/admin/login")
     sign_out(response)
     return response

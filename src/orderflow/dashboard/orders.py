@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from orderflow.dashboard.pages import Context, Visit, job_url, order_url, see_other
+from orderflow.dashboard.pages import Context, Visit, see_other
+from orderflow.dashboard.urls import job_url, order_url
 from orderflow.operations.jobs import find_jobs
 from orderflow.operations.orders import find_orders
 from orderflow.operations.story import tell_story

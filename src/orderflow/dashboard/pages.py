@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import mimetypes
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
 from typing import Any, TypedDict
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
-import jinja2
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from orderflow import __version__
 from orderflow.api.auth import Session
 from orderflow.api.faults import Fault
 from orderflow.api.problems import Kind, Problem, logged_problem_of
 from orderflow.api.state import state_of
 from orderflow.bull.queues import JobQueues
-from orderflow.dashboard import text
 from orderflow.dashboard.forms import ForeignForm, csrf_token, keep_csrf_token, read_form
 from orderflow.dashboard.live import Streams, wants_stream
 from orderflow.dashboard.session import NotAdmin, SignedOut, admin_session
-from orderflow.dashboard.unknown import Unknown
+from orderflow.dashboard.templating import environment
 from orderflow.db import Database
 from orderflow.operations.audit import list_actions
 from orderflow.resources import Resources
@@ -42,7 +35,6 @@ class Stores(TypedDict):
 
 #: So long a number fits wherever it goes.
 _DIGITS = 15
-_STATIC = frozenset({"admin.css", "admin.js", "icon.svg"})
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
@@ -121,28 +113,39 @@ View = Callable[[Visit], Awaitable[Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def page(view: View, streams: Streams) -> Endpoint:
-    """Return the endpoint that lets admins alone see `view`, and answers errors as pages."""
+def for_admins(view: View, streams: Streams) -> Endpoint:
+    """Return the endpoint that shows `view` to admins, and takes no form but those of its pages."""
+
+    async def visit(request: Request) -> Response:
+        session = await admin_session(request)
+        form = await read_form(request) if request.method == "POST" else {}
+        return await view(Visit(request, session, streams, form))
+
+    return as_page(visit)
+
+
+def as_page(endpoint: Endpoint) -> Endpoint:
+    """Return `endpoint` with whatever it raises answered as a page."""
 
     async def answer(request: Request) -> Response:
         try:
-            session = await admin_session(request)
-            form = await read_form(request) if request.method == "POST" else {}
-            return await view(Visit(request, session, streams, form))
-        except SignedOut as signed_out:
-            return _to_sign_in(request, signed_out.reason)
+            return await endpoint(request)
+        except ClientDisconnect:
+            raise
         except Exception as error:
-            return error_page(request, error)
+            return _told(request, error)
 
     return answer
 
 
-def error_page(request: Request, error: Exception) -> Response:
-    """Answer what went wrong, in words."""
-    if isinstance(error, NotAdmin):
-        return render(request, "forbidden.html", 403, user=error.user_id)
-    if isinstance(error, ForeignForm):
-        return render(request, "stale.html", 403)
+def _told(request: Request, error: Exception) -> Response:
+    match error:
+        case SignedOut():
+            return _to_sign_in(request, error.reason)
+        case NotAdmin():
+            return render(request, "forbidden.html", 403, user=error.user_id)
+        case ForeignForm():
+            return render(request, "stale.html", 403)
     problem = logged_problem_of(request, error)
     return render(request, "problem.html", problem.kind.status, problem=problem)
 
@@ -163,94 +166,15 @@ def see_other(url: str) -> Response:
     return RedirectResponse(url, 303, _HEADERS)
 
 
-def queue_url(queue: str, state: str = "") -> str:
-    """Return the address of a queue, with its jobs in a state."""
-    return f"/admin/queues/{quote(queue, safe='')}" + (f"?state={state}" if state else "")
-
-
-def job_url(queue: str, job_id: str, action: str = "") -> str:
-    """Return the address of a job, or of what is done to it. An id may have any character."""
-    return f"{queue_url(queue)}/job{action and '/' + action}?id={quote(job_id, safe='')}"
-
-
-def order_url(order_id: object) -> str:
-    """Return the address of an order's story."""
-    return f"/admin/orders/{quote(str(order_id), safe='')}"
-
-
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     """Answer a page. Its forms are good for the browser that gets it."""
-    html = (
-        environment()
-        .get_template(template)
-        .render(
-            {
-                "user": None,
-                "acted": None,
-                "csrf": csrf_token(request),
-                "here": request.scope["path"],
-            }
-            | context
-        )
-    )
+    every = {
+        "user": None,
+        "acted": None,
+        "csrf": csrf_token(request),
+        "here": request.scope["path"],
+    }
+    html = environment().get_template(template).render(every | context)
     response = HTMLResponse(html, status, _HEADERS)
     keep_csrf_token(request, response)
     return response
-
-
-@cache
-def environment() -> jinja2.Environment:
-    """Return the templates, compiled once."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("orderflow.dashboard"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    made.filters |= {
-        "ago": text.ago,
-        "clock": text.clock,
-        "event_mood": text.event_mood,
-        "facts": text.facts,
-        "grouped": text.grouped,
-        "iso": text.iso,
-        "mood": text.mood,
-        "short": text.short,
-        "size": text.size,
-        "pretty": text.pretty,
-        "span": text.span,
-    }
-    made.tests["unknown"] = lambda value: isinstance(value, Unknown)
-    made.globals |= {
-        "job_url": job_url,
-        "order_url": order_url,
-        "queue_url": queue_url,
-        "static": static_url,
-        "version": __version__,
-    }
-    return made
-
-
-def static_url(name: str) -> str:
-    """Return the address of a static file, which changes with what is in it."""
-    return f"/admin/static/{name}?v={hashlib.sha256(_static(name)).hexdigest()[:12]}"
-
-
-async def get_static(request: Request) -> Response:
-    """Answer a static file, to be kept by the browser."""
-    name = request.path_params["name"]
-    if name not in _STATIC:
-        raise Problem(Kind.NOT_FOUND, "No file has this name.")
-    return Response(
-        _static(name),
-        media_type=mimetypes.guess_type(name)[0],
-        headers={"Cache-Control": "public, max-age=31536000, immutable"},
-    )
-
-
-@cache
-def _static(name: str) -> bytes:
-    """Return what is in a static file, read once."""
-    return files("orderflow.dashboard").joinpath("static").joinpath(name).read_bytes()

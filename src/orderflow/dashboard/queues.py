@@ -17,7 +17,8 @@ from orderflow.dashboard.actions import (
     whole_number,
 )
 from orderflow.dashboard.charts import minutes_chart
-from orderflow.dashboard.pages import Context, View, Visit, queue_url
+from orderflow.dashboard.pages import Context, View, Visit
+from orderflow.dashboard.urls import queue_url
 from orderflow.operations import queues as use
 from orderflow.operations.audit import Actor
 from orderflow.operations.jobs import list_jobs

@@ -19,8 +19,9 @@ from orderflow.dashboard.live import Streams
 from orderflow.dashboard.login import get_login, post_login, post_logout
 from orderflow.dashboard.orders import search, show_order
 from orderflow.dashboard.overview import Overview
-from orderflow.dashboard.pages import View, get_static, page
+from orderflow.dashboard.pages import View, as_page, for_admins
 from orderflow.dashboard.queues import QUEUE_ACTIONS, show_queue
+from orderflow.dashboard.static_files import get_static
 
 #: More people than look at it at once, and few enough to cost a process next to nothing.
 _MOST_STREAMS = 50
@@ -31,15 +32,15 @@ def dashboard_routes() -> list[Route]:
     streams = Streams(_MOST_STREAMS)
 
     def show(path: str, view: View, *methods: str) -> Route:
-        return Route(f"/admin{path}", page(view, streams), methods=methods or ("GET",))
+        return Route(f"/admin{path}", for_admins(view, streams), methods=methods or ("GET",))
 
     def act(path: str, actions: Mapping[str, View]) -> list[Route]:
         return [show(f"{path}/{name}", view, "GET", "POST") for name, view in actions.items()]
 
     return [
-        Route("/admin/login", get_login, methods=["GET"]),
-        Route("/admin/login", post_login, methods=["POST"]),
-        Route("/admin/logout", post_logout, methods=["POST"]),
+        Route("/admin/login", as_page(get_login), methods=["GET"]),
+        Route("/admin/login", as_page(post_login), methods=["POST"]),
+        Route("/admin/logout", as_page(post_logout), methods=["POST"]),
         Route("/admin/static/{name}", get_static),
         show("", Overview()),
         show("/search", search, "GET", "POST"),

@@ -19,6 +19,8 @@ Render = Callable[[], Awaitable[str]]
 
 EVERY_S = 1.0
 _EVENT_STREAM = "text/event-stream"
+#: nginx would keep events until it has a buffer full of them.
+_UNBUFFERED = {"X-Accel-Buffering": "no"}
 
 
 def wants_stream(request: Request) -> bool:
@@ -42,7 +44,9 @@ class Streams:
         if self._open >= self._limit:
             return PlainTextResponse("Too many streams are open; reload the page.", 503)
         request.scope[STREAMED] = True
-        return StreamingResponse(self._events(request, render, until), media_type=_EVENT_STREAM)
+        return StreamingResponse(
+            self._events(request, render, until), media_type=_EVENT_STREAM, headers=_UNBUFFERED
+        )
 
     async def _events(self, request: Request, render: Render, until: float) -> AsyncIterator[str]:
         leaving = state_of(request).leaving

@@ -29,12 +29,12 @@ async def payment_failed(job: PaymentFailedJob, resources: Resources) -> dict[st
 
 
 async def _notify(kind: JobName, order_id: str, resources: Resources) -> dict[str, Any]:
+    channels = resources.settings.channels_of(kind)
     return await notify_customer(
         kind,
         order_id,
         db=resources.db,
-        senders=resources.senders,
+        senders=[sender for sender in resources.senders if sender.channel in channels],
         templates=resources.templates,
-        # Longer than a sender takes to send or to give up, so that a claim outlives its send.
-        claim_s=resources.settings.smtp_timeout_ms / 1000 * 1.25,
+        claim_s=resources.settings.claim_s,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated
@@ -96,6 +96,19 @@ class Contact(_Body):
     email: Email
     phone: Annotated[str, StringConstraints(pattern=r"^\+[1-9][0-9]{6,14}$")] | None = Field(
         default=None, description="E.164, as +4915112345678"
+    )
+    # Left out where it is not given, as it was before there was one: or a request that is sent
+    # again after a deploy would not be the same to its idempotency key.
+    language: (
+        Annotated[
+            str,
+            StringConstraints(max_length=35, pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="A language tag, as de or de-AT; it goes before Accept-Language",
+        exclude_if=lambda given: given is None,
     )
 
 
@@ -186,15 +199,19 @@ async def place_order(
     *,
     db: Database,
     queues: JobQueues,
+    languages: Sequence[str] = (),
 ) -> Receipt:
     """Write the order and queue its payment; or replay the receipt of the same request.
+
+    The customer is written to in the language of the contact, or else the first of `languages`
+    that the shop has.
 
     Of two requests with one key at the same time the second waits for the first. Raises
     UnknownProducts, MixedCurrencies, TotalTooLarge, OutOfStock, IdempotencyKeyReused or
     DatabaseUnavailable, and then nothing is written.
     """
     while True:
-        receipt = await _place(checkout, user_id, key, db)
+        receipt = await _place(checkout, user_id, key, languages, db)
         if receipt is not None:
             break
         if key is not None:
@@ -223,7 +240,11 @@ async def place_order(
 
 
 async def _place(
-    checkout: Checkout, user_id: str, key: IdempotencyKey | None, db: Database
+    checkout: Checkout,
+    user_id: str,
+    key: IdempotencyKey | None,
+    languages: Sequence[str],
+    db: Database,
 ) -> Receipt | None:
     """Write an order in one statement with whoever else orders now; None if its key is taken."""
     order_id, payment_id = uuid7(), uuid7()
@@ -244,6 +265,7 @@ async def _place(
             checkout.contact.email,
             checkout.contact.phone,
             None if address is None else address.model_dump_json(by_alias=True),
+            _by_wish(checkout.contact.language, languages),
             same=(MAX_TOTAL,),
             apart=None if key is None else (user_id, key.key),
         )
@@ -257,6 +279,11 @@ async def _place(
     if not row["placed"]:
         return None
     return Receipt(order_id, payment_id, OrderStatus.PENDING, row["total"], row["currencies"][0])
+
+
+def _by_wish(own: str | None, languages: Sequence[str]) -> str | None:
+    """Return the languages by space, the most wished first."""
+    return " ".join((own, *languages) if own else languages) or None
 
 
 #: The constraint on products.stock.

@@ -43,6 +43,13 @@ class JobName(StrEnum):
     RECONCILE = "reconcile"
 
 
+class Channel(StrEnum):
+    """The ways to a customer."""
+
+    EMAIL = "email"
+    SMS = "sms"
+
+
 class PaymentMethod(StrEnum):
     """How a customer pays. `cash` is confirmed without a charge."""
 

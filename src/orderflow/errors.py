@@ -77,8 +77,12 @@ class SenderUnavailable(OrderflowError):
     """The {channel} could not be handed over: {reason}."""
 
 
+class SenderBusy(OrderflowError):
+    """The {channel} has its turn in {retry_after_s} s: as many go out as its rate allows."""
+
+
 class AddressRefused(OrderflowError):
-    """The {channel} address is refused for good: {reason}."""
+    """The {channel} or its address is refused for good: {reason}."""
 
 
 class TemplateFailed(OrderflowError):

@@ -178,6 +178,8 @@ class Order:
     decline_reason: str | None
     created_at: datetime
     updated_at: datetime
+    #: In which the customer likes to be written to, the most wished first.
+    languages: tuple[str, ...] = ()
 
     @classmethod
     def from_row(cls, row: Row) -> Order:
@@ -207,4 +209,5 @@ class Order:
             decline_reason=row["decline_reason"],
             created_at=row["created_at"],
             updated_at=row["updated_at"],
+            languages=tuple(row["languages"] or ()),
         )

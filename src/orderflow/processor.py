@@ -28,6 +28,7 @@ from orderflow.errors import (
     MethodMismatch,
     OrderflowError,
     OrderNotFound,
+    SenderBusy,
     UnknownJob,
     WrongOrder,
 )
@@ -102,7 +103,7 @@ class QueueWorker:
         with log_context(_log_context(delivery)):
             try:
                 return await self._run(delivery, resources)
-            except GatewayResting as error:
+            except (GatewayResting, SenderBusy) as error:
                 log.debug("job postponed", reason=str(error))
                 raise Postponed(error.retry_after_s) from error
             except FATAL as error:

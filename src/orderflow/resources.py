@@ -17,8 +17,7 @@ from orderflow.gateways.sandbox import open_gateway
 from orderflow.metrics import breaker_shown
 from orderflow.senders import Sender
 from orderflow.senders.messages import Templates
-from orderflow.senders.sms_file import SmsFileSender
-from orderflow.senders.smtp import SmtpSender
+from orderflow.senders.opening import open_senders
 from orderflow.settings import Settings
 
 
@@ -51,9 +50,9 @@ OpenOutside = Callable[[Settings], AbstractAsyncContextManager[Outside]]
 
 @asynccontextmanager
 async def open_outside(settings: Settings) -> AsyncIterator[Outside]:
-    """Give the gateway at GATEWAY_URL, mail over SMTP_HOST, and SMS where SMS_FILE is set."""
-    async with open_gateway(settings) as gateway:
-        yield Outside(gateway, _senders(settings))
+    """Give the gateway at GATEWAY_URL, and the senders of mail and SMS."""
+    async with open_gateway(settings) as gateway, open_senders(settings) as senders:
+        yield Outside(gateway, senders)
 
 
 @asynccontextmanager
@@ -89,7 +88,7 @@ async def open_resources(
                 partial(queues.tell_of_outage, "gateway"),
             ),
             senders=outside.senders,
-            templates=Templates(),
+            templates=Templates(settings.templates_dir, settings.default_language),
         )
 
 
@@ -119,8 +118,3 @@ def _kinds(settings: Settings) -> _Kinds:
 def _breaker(settings: Settings) -> CircuitBreaker:
     rest_s = settings.gateway_breaker_rest_ms / 1000
     return CircuitBreaker(settings.gateway_breaker_failures, rest_s, _LONGEST_REST * rest_s)
-
-
-def _senders(settings: Settings) -> tuple[Sender, ...]:
-    mail = SmtpSender(settings)
-    return (mail, SmsFileSender(settings.sms_file)) if settings.sms_file else (mail,)

@@ -18,16 +18,18 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    DirectoryPath,
     Field,
+    FilePath,
     Secret,
     SecretStr,
     StringConstraints,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from orderflow.contract import MAX_PRIORITY, Priorities
+from orderflow.contract import MAX_PRIORITY, Channel, JobName, Priorities
 from orderflow.errors import InvalidSettings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -97,6 +99,21 @@ def _parse_rate(text: object) -> object:
 
 
 Rate = Annotated[RequestRate, BeforeValidator(_parse_rate)]
+
+
+def _parse_channels(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    names = [name.strip() for name in text.split(",")]
+    if names == ["none"]:
+        return ()
+    if not set(names) <= set(Channel):
+        raise ValueError("must be email, sms, both with a comma between them, or none")
+    return tuple(channel for channel in Channel if channel in names)
+
+
+#: The ways by which customers are told of an event.
+Channels = Annotated[tuple[Channel, ...], NoDecode, BeforeValidator(_parse_channels)]
 
 
 def _can_be_sent(url: str) -> str:
@@ -205,8 +222,26 @@ class Settings(BaseSettings):
     smtp_username: str | None = None
     smtp_password: SecretStr | None = None
     smtp_timeout_ms: Milliseconds = 8_000
+    smtp_ca_file: FilePath | None = None
+    smtp_connections: int = Field(default=10, ge=1, le=1_000)
     mail_from: str = Field(default="Shop <orders@shop.example>", pattern=r"^[^\r\n]*@[^\r\n]*$")
+    mail_rate: Rate | None = None
+    mail_file: Path | None = None
+    twilio_account_sid: str | None = Field(default=None, pattern=r"^AC[0-9a-fA-F]{32}$")
+    twilio_auth_token: ApiKey | None = None
+    twilio_from: str | None = Field(default=None, pattern=r"^(\+[1-9][0-9]{6,14}|[ -~]{1,34})$")
+    twilio_url: str = Field(default="https://api.twilio.com", pattern=r"^https?://[^\s/]\S*$")
+    twilio_timeout_ms: Milliseconds = 8_000
+    sms_rate: Rate | None = None
     sms_file: Path | None = None
+    notify_order_confirmation: Channels = tuple(Channel)
+    notify_payment_failed: Channels = tuple(Channel)
+    notify_order_shipped: Channels = tuple(Channel)
+    notify_order_delivered: Channels = tuple(Channel)
+    notify_order_cancelled: Channels = tuple(Channel)
+    notify_order_refunded: Channels = tuple(Channel)
+    templates_dir: DirectoryPath | None = None
+    default_language: str = Field(default="en", pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")
 
     # Logs and metrics
     log_format: Literal["json", "console"] = "json"
@@ -248,10 +283,40 @@ class Settings(BaseSettings):
             raise ValueError("WORKER_HANG_MS must be greater than WORKER_LOCK_MS")
         return self
 
+    @model_validator(mode="after")
+    def _one_way_to_send_sms(self) -> Self:
+        twilio = (self.twilio_account_sid, self.twilio_auth_token, self.twilio_from)
+        if any(twilio) and not all(twilio):
+            raise ValueError(
+                "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM must be set together"
+            )
+        if any(twilio) and self.sms_file is not None:
+            raise ValueError("SMS_FILE and TWILIO_ACCOUNT_SID exclude each other: set one")
+        return self
+
+    @model_validator(mode="after")
+    def _a_name_to_sign_in_with(self) -> Self:
+        if (self.smtp_username is None) != (self.smtp_password is None):
+            raise ValueError("SMTP_USERNAME and SMTP_PASSWORD must be set together")
+        return self
+
     @property
     def priorities(self) -> Priorities:
         """The numbers of the named priorities."""
         return Priorities(self.priority_high, self.priority_medium, self.priority_low)
+
+    def channels_of(self, kind: JobName) -> tuple[Channel, ...]:
+        """Return the ways by which customers are told of what this kind of message is about."""
+        channels: tuple[Channel, ...] = getattr(self, f"notify_{kind.value.replace('-', '_')}")
+        return channels
+
+    @property
+    def claim_s(self) -> float:
+        """How long a message stays a worker's own: longer than a sender takes, or gives up after.
+
+        A quarter more than the longest time-out, and a second for a turn that is waited for.
+        """
+        return max(self.smtp_timeout_ms, self.twilio_timeout_ms) / 1000 * 1.25 + 1
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:

@@ -206,7 +206,7 @@ async def test_a_mailbox_that_is_busy_is_an_attempt(resources, paid):
 async def test_an_address_that_is_refused_is_recorded_and_the_order_goes_on(resources, paid, sql):
     receipt = await paid(contact={"email": "refused@shop.example"})
     assert await confirm(resources, receipt.order_id) == {"success": True, "sent": []}
-    assert await sql.fetchval("SELECT refused_reason FROM notifications") == "SMTP 550"
+    assert await sql.fetchval("SELECT refused_reason FROM notifications") == "SMTP 550 5.1.1"
     assert await sql.fetchval("SELECT notified_at IS NOT NULL FROM orders")
 
 

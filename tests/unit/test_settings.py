@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orderflow.contract import Priorities
+from orderflow.contract import Channel, JobName, Priorities
 from orderflow.errors import InvalidSettings
 from orderflow.settings import Settings, load_settings
 
@@ -80,6 +80,18 @@ def test_the_command_line_wins_over_the_environment(monkeypatch):
         ("RATE_LIMITS", "100", "RATE_LIMITS: Input should be a valid dictionary"),
         ("WORKER_HANG_MS", "3000", "WORKER_HANG_MS must be greater than WORKER_LOCK_MS"),
         ("MAIL_FROM", "nobody", "MAIL_FROM: String should match pattern"),
+        ("MAIL_RATE", "fast", "MAIL_RATE: must be MAX/SECONDS, as 30/60"),
+        ("SMTP_PASSWORD", "hunter2", "SMTP_USERNAME and SMTP_PASSWORD must be set together"),
+        ("SMTP_CA_FILE", "/nowhere.pem", "SMTP_CA_FILE: Path does not point to a file"),
+        ("TEMPLATES_DIR", "/nowhere", "TEMPLATES_DIR: Path does not point to a directory"),
+        ("DEFAULT_LANGUAGE", "German", "DEFAULT_LANGUAGE: String should match pattern"),
+        ("TWILIO_FROM", "Shop", "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM must be"),
+        ("TWILIO_ACCOUNT_SID", "SK1", "TWILIO_ACCOUNT_SID: String should match pattern"),
+        (
+            "NOTIFY_PAYMENT_FAILED",
+            "post",
+            "NOTIFY_PAYMENT_FAILED: must be email, sms, both with a comma between them, or none",
+        ),
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "collector:4317",
@@ -157,11 +169,41 @@ def test_secrets_do_not_show():
         redis_password="hunter2",
         redis_url="redis://:hunter2@h",
         database_url="postgresql://u:hunter2@h/d",
+        smtp_username="shop",
         smtp_password="hunter2",
         gateway_api_key="hunter2",
+        twilio_account_sid=f"AC{'0' * 32}",
+        twilio_auth_token="hunter2",
+        twilio_from="Shop",
     )
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("given", "channels"),
+    [
+        ("email,sms", (Channel.EMAIL, Channel.SMS)),
+        ("sms, email", (Channel.EMAIL, Channel.SMS)),
+        ("sms", (Channel.SMS,)),
+        ("none", ()),
+    ],
+)
+def test_the_ways_of_an_event_are_settings(monkeypatch, given, channels):
+    monkeypatch.setenv("NOTIFY_ORDER_CONFIRMATION", given)
+    settings = load_settings()
+    assert settings.channels_of(JobName.ORDER_CONFIRMATION) == channels
+    assert settings.channels_of(JobName.PAYMENT_FAILED) == (Channel.EMAIL, Channel.SMS)
+
+
+def test_one_way_to_send_sms(tmp_path):
+    twilio = {
+        "twilio_account_sid": f"AC{'0' * 32}",
+        "twilio_auth_token": "token",
+        "twilio_from": "Shop",
+    }
+    with pytest.raises(InvalidSettings, match="SMS_FILE and TWILIO_ACCOUNT_SID exclude each other"):
+        load_settings(**twilio, sms_file=tmp_path / "sms.jsonl")
 
 
 def test_the_priorities_are_settings():

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from orderflow.api.faults import Fault
+from orderflow.api.languages import read_languages
 from orderflow.api.problems import Kind, Problem, problem_of
 from orderflow.api.reading import read_body
 from orderflow.api.state import State, state_of
@@ -51,7 +52,12 @@ async def _answer_checkout(request: Request, state: State) -> Response:
     checkout = await read_body(request, Checkout)
     try:
         receipt = await place_order(
-            checkout, user.id, key, db=resources.db, queues=resources.queues
+            checkout,
+            user.id,
+            key,
+            db=resources.db,
+            queues=resources.queues,
+            languages=read_languages(request.headers.get("accept-language", "")),
         )
     except (UnknownProducts, OutOfStock) as error:
         raise problem_of(error, checkout) from error

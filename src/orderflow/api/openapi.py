@@ -35,13 +35,22 @@ _IDEMPOTENCY_KEY = {
     "example": '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
 }
 
+_ACCEPT_LANGUAGE = {
+    "name": "Accept-Language",
+    "in": "header",
+    "description": "The languages in which the customer is written to, as far as the shop has "
+    "them. `contact.language` goes before it.",
+    "schema": {"type": "string"},
+    "example": "de-AT, de;q=0.9, en;q=0.5",
+}
+
 _POST_CHECKOUT = Operation(
     id="postCheckout",
     tag="checkout",
     summary="Place an order",
     description="Writes the order and answers; its payment is taken in the background. With an "
     "`Idempotency-Key` a request may be sent again, whatever came of it: it makes one order.",
-    parameters=[_IDEMPOTENCY_KEY],
+    parameters=[_IDEMPOTENCY_KEY, _ACCEPT_LANGUAGE],
     body=content("Checkout", CHECKOUT_EXAMPLE),
     answers={
         "202": {

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
-
-class Channel(StrEnum):
-    """The ways to a customer."""
-
-    EMAIL = "email"
-    SMS = "sms"
+from orderflow.contract import Channel as Channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +27,8 @@ class Message:
 class Sender(Protocol):
     """Hands messages over on one channel.
 
-    Raises SenderUnavailable when it may work later, and AddressRefused when it never will.
+    Raises SenderUnavailable when it may work later, SenderBusy when its turn is later, and
+    AddressRefused when it never will.
     """
 
     channel: Channel

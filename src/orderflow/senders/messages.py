@@ -77,7 +77,7 @@ class Templates:
         Raises TemplateFailed, which names the file and the line.
         """
         try:
-            words = self._find(kind, channel, ())
+            words = self._find(kind, channel, order.languages)
             return Message(
                 recipient=recipient,
                 # A header is one line, whatever a product or a name holds.
@@ -117,7 +117,7 @@ class Templates:
         name = f"{language}/{kind.value}"
         if channel is Channel.SMS:
             sms = self._template(f"{name}.sms.jinja")
-            return sms and _Words(language, sms, None, None)
+            return None if sms is None else _Words(language, sms, None, None)
         text, subject = self._template(f"{name}.txt.jinja"), self._template(f"{name}.subject.jinja")
         if text is None or subject is None:
             return None

@@ -1,15 +1,17 @@
 -- name: place_orders
 -- arrays: order id, payment id, user id, idempotency key or null, fingerprint, seconds that the key
--- lives, lines as JSON [[sku, quantity], …], method, token, email, phone, shipping address as JSON;
--- then the largest total. Of each order it says why it was not placed, or else that it was.
+-- lives, lines as JSON [[sku, quantity], …], method, token, email, phone, shipping address as JSON,
+-- languages by space; then the largest total. Of each order it says why it was not placed, or else
+-- that it was.
 -- Nothing of an order is written unless all of it is. Where the stock of one product does not do
 -- for the whole batch, the check of that column refuses the statement.
 WITH asked AS (
     SELECT *
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::integer[],
-                $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
+                $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+                $13::text[])
         WITH ORDINALITY AS a(order_id, payment_id, user_id, key, fingerprint, ttl_s,
-                             lines, method, token, email, phone, shipping_address, n)
+                             lines, method, token, email, phone, shipping_address, languages, n)
 ), lines AS MATERIALIZED (
     SELECT
         a.n, a.order_id, l.line, l.pair ->> 0 AS sku, (l.pair ->> 1)::integer AS quantity,
@@ -29,7 +31,7 @@ WITH asked AS (
 ), good AS (
     SELECT a.*, p.total::numeric(12, 2) AS total, p.currencies[1] AS currency
     FROM asked a JOIN priced p USING (n)
-    WHERE p.unknown IS NULL AND cardinality(p.currencies) = 1 AND p.total <= $13
+    WHERE p.unknown IS NULL AND cardinality(p.currencies) = 1 AND p.total <= $14
       AND p.short IS NULL
 ), kept AS (
     -- In the order of the keys, so that two batches cannot wait for each other. One that another
@@ -68,9 +70,10 @@ WITH asked AS (
     FROM locked JOIN wanted w USING (sku)
     WHERE p.sku = locked.sku
 ), new_orders AS (
-    INSERT INTO orders (id, source, user_id, status, total, currency, email, phone, shipping_address)
+    INSERT INTO orders (id, source, user_id, status, total, currency, email, phone, shipping_address,
+                        languages)
     SELECT order_id, 'checkout', user_id, 'pending', total, currency, email, phone,
-           shipping_address::jsonb
+           shipping_address::jsonb, string_to_array(languages, ' ')
     FROM placed
 ), new_items AS (
     INSERT INTO order_items (order_id, line, sku, name, quantity, unit_price, took_stock)

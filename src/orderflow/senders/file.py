@@ -1,32 +1,33 @@
-"""SMS for development: each message is a line of JSON in a file."""
+"""Messages for development: each is a line of JSON in a file."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from orderflow.errors import SenderUnavailable
 from orderflow.senders import Channel, Message
 
 
-class SmsFileSender:
-    """Appends messages to SMS_FILE, one JSON object a line."""
+class FileSender:
+    """Appends the messages of a channel to a file, one JSON object a line."""
 
-    channel = Channel.SMS
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, channel: Channel, path: Path) -> None:
+        self.channel = channel
         self._path = path
 
     async def send(self, message: Message) -> str:
         """Write the message down; its reference is returned as it came."""
-        line = json.dumps(
-            {"to": message.recipient, "text": message.text, "reference": message.reference}
-        )
+        filled = {name: value for name, value in asdict(message).items() if value}
+        line = json.dumps({"to": filled.pop("recipient"), **filled}, ensure_ascii=False)
         try:
             await asyncio.to_thread(self._append, line + "\n")
         except OSError as error:
-            raise SenderUnavailable(channel="SMS", reason=type(error).__name__) from error
+            raise SenderUnavailable(
+                channel=self.channel.value, reason=type(error).__name__
+            ) from error
         return message.reference
 
     def _append(self, line: str) -> None:

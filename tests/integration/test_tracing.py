@@ -294,6 +294,18 @@ async def test_a_statement_that_is_refused_says_so_to_the_one_who_asked(
     assert (statement.failed, statement.attributes["error.type"]) == (True, "DatabaseRefused")
 
 
+async def test_a_statement_that_neither_request_nor_job_asks_for_makes_no_trace(
+    traced_resources: Resources, collector: Collector, tracing_here: Callable[[], None]
+):
+    await asyncio.gather(
+        traced_resources.db.fetchrow("any_product"),
+        traced_resources.db.batch("find_idempotency_key", "user-1", "a key"),
+    )
+    tracing_here()
+    asked = {"any_product", "find_idempotency_key", "await find_idempotency_key"}
+    assert not [seen for seen in collector.spans if seen.name in asked]
+
+
 async def test_a_job_that_the_reconciler_adds_begins_a_trace_of_its_own(
     traced_resources: Resources, redis: Redis, settings: Settings
 ):

@@ -55,8 +55,8 @@ async def test_an_order_is_found_by_every_id_of_it(
         order: "order id",
         f"  {order.upper()} ": "order id",
         payment: "payment id",
-        f"payment-{payment}": "payment id",
-        f"order-confirmation-{order}": "order id",
+        f"payment-{payment}": "job id",
+        f"order-confirmation-{order}": "job id",
         transaction: "transaction id",
         "grace@shop.example": "e-mail",
         "GRACE@shop.example": "e-mail",
@@ -98,6 +98,7 @@ async def test_the_search_reads_by_index(sql: Any) -> None:
         .replace("$2", "'ada@shop.example'")
         .replace("$3", "'x'")
         .replace("$4", "20")
+        .replace("$5::uuid[]", "'{}'::uuid[]")
     )
     text = "\n".join(row[0] for row in plan)
     scanned = {line.split(" on ")[1].split()[0] for line in text.splitlines() if "Seq Scan" in line}
@@ -156,7 +157,7 @@ async def test_the_story_of_an_order_has_all_of_it(
         ("action", f"ada did by hand: promote payment-processing {job_id}, because as tested"),
         ("payment", "the gateway took the money"),
         ("job", "process-payment completed"),
-        ("mail", "order-confirmation was sent by email"),
+        ("message", "order-confirmation was sent by email"),
         ("order", "the customer knows it: confirmed"),
     ):
         assert any(k == kind and w.startswith(what) for k, w in said), (kind, what, said)

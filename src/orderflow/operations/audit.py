@@ -83,7 +83,8 @@ async def audited(
     An error inside is written down and goes on. Raises DatabaseUnavailable before anything is done.
     """
     begun = await db.fetchrow(
-        "begin_action", actor.user, actor.via, action, target, order_id, actor.reason, details
+        "begin_action",
+        *(actor.user, actor.via, action, target, order_id, actor.reason, details),
     )
     if begun is None:
         raise LookupError("the audit log took no row")

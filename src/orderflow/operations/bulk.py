@@ -152,26 +152,23 @@ async def run_bulk(
     Cancelled, it stops after the job that it is at. Raises DatabaseUnavailable or
     redis.RedisError: it has ended then, as failed, and what was done stays done.
     """
+    run = _Run(action, db, queues, tell)
     target = f"{action.queue} group {action.fingerprint}"
-    async with audited(
-        actor,
-        _AUDITED[action.kind],
-        target,
-        db=db,
-        bulkAction=str(action.id),
-        perSecond=action.per_second,
-    ) as note:
-        run = _Run(action, db, queues, tell)
-        state = "failed"
-        try:
-            state = await run.to_its_end()
-        except asyncio.CancelledError:
-            state = "stopped"
-            raise
-        finally:
-            note.details |= run.told()
-            ended = await asyncio.shield(run.end(state))
-        note.outcome = Outcome(state)
+    state = "failed"
+    try:
+        async with audited(
+            actor, _AUDITED[action.kind], target, db=db, bulkAction=str(action.id)
+        ) as note:
+            try:
+                state = await run.to_its_end()
+                note.outcome = Outcome(state)
+            finally:
+                note.details |= run.told()
+    except asyncio.CancelledError:
+        state = "stopped"
+        raise
+    finally:
+        ended = await asyncio.shield(run.end(state))
     return ended
 
 

@@ -48,10 +48,12 @@ async def find_orders(
     if not text or "\x00" in text:
         return []
     jobs = await find_jobs(text, queues=queues)
-    ids = {row_id(text), *(job.order_id for job in jobs if job.order_id)}
+    of_jobs = {job.order_id for job in jobs if job.order_id}
     if ours := _OUR_JOB.fullmatch(text):
-        ids.add(row_id(ours[1]))
-    rows = await db.fetch("search_orders", sorted(ids), text.lower(), text, limit)
+        of_jobs.add(row_id(ours[1]))
+    rows = await db.fetch(
+        "search_orders", [row_id(text)], text.lower(), text, limit, sorted(of_jobs)
+    )
     return list(map(_found, rows))
 
 

@@ -24,7 +24,9 @@ from orderflow.orders import OrderStatus, PaymentStatus, Row
 
 @dataclass(frozen=True, slots=True)
 class StoryEvent:
-    """Something that happened. `kind` is order, payment, job, failure, mail, charge or action.
+    """Something that happened.
+
+    `kind` is order, payment, refund, job, failure, message, charge (a stray one) or action.
 
     `what` is a sentence for people; `details` are its facts, by names that stay.
     """
@@ -58,9 +60,13 @@ async def tell_story(order_id: str, *, db: Database, queues: JobQueues) -> Story
     order = await db.fetchrow("order_in_full", row_id(order_id))
     if order is None:
         raise OrderNotFound(order_id=order_id)
-    notifications, strays, failures, actions, jobs = await asyncio.gather(
+    notifications, strays, later, refunds = await asyncio.gather(
         db.fetch("notifications_of_order", order["id"]),
         db.fetch("stray_charges_of_payment", order["payment_id"]),
+        db.fetch("story_events", order["id"]),
+        db.fetch("story_refunds", order["id"]),
+    )
+    failures, actions, jobs = await asyncio.gather(
         failures_of_order(order["id"], db=db),
         actions_on_order(order["id"], db=db),
         _jobs_of(order, queues),
@@ -72,6 +78,8 @@ async def tell_story(order_id: str, *, db: Database, queues: JobQueues) -> Story
         *map(_of_failure, failures),
         *(event for row in notifications for event in _of_notification(row)),
         *(event for row in strays for event in _of_stray(row)),
+        *(StoryEvent(row["at"], "order", row["kind"].replace("-", " ")) for row in later),
+        *(event for row in refunds for event in _of_refund(row)),
         *map(_of_action, actions),
     ]
     return Story(
@@ -177,15 +185,15 @@ def _of_notification(row: Row) -> Iterator[StoryEvent]:
     facts = {"kind": row["kind"], "channel": row["channel"], "reference": row["reference"]}
     if row["sent_at"] is not None:
         yield StoryEvent(
-            row["sent_at"], "mail", f"{row['kind']} was sent by {row['channel']}", facts
+            row["sent_at"], "message", f"{row['kind']} was sent by {row['channel']}", facts
         )
     elif row["refused_reason"] is not None:
         reason = mask_text(row["refused_reason"])
         what = f"{row['kind']} by {row['channel']} was refused: {reason}"
-        yield StoryEvent(row["claimed_until"], "mail", what, facts)
+        yield StoryEvent(row["claimed_until"], "message", what, facts)
     elif row["claimed_until"] > datetime.now(UTC):
         what = f"a worker sends {row['kind']} by {row['channel']}, until then at most"
-        yield StoryEvent(row["claimed_until"], "mail", what, facts)
+        yield StoryEvent(row["claimed_until"], "message", what, facts)
 
 
 def _of_stray(row: Row) -> Iterator[StoryEvent]:
@@ -195,6 +203,23 @@ def _of_stray(row: Row) -> Iterator[StoryEvent]:
     )
     if row["refunded_at"] is not None:
         yield StoryEvent(row["refunded_at"], "charge", "that charge was given back", facts)
+
+
+def _of_refund(row: Row) -> Iterator[StoryEvent]:
+    amount = f"{row['amount']:.2f} {row['currency']}"
+    facts = {
+        "refundId": str(row["id"]),
+        "cause": row["cause"],
+        "status": row["status"],
+        "transactionId": row["transaction_id"],
+        "gatewayId": row["gateway_id"],
+    }
+    what = f"a refund of {amount} was asked for, by {row['cause']}"
+    yield StoryEvent(row["created_at"], "refund", what, facts)
+    if row["updated_at"] > row["created_at"]:
+        reason = f": {mask_text(row['decline_reason'])}" if row["decline_reason"] else ""
+        what = f"the refund of {amount} is {row['status']}{reason}"
+        yield StoryEvent(row["updated_at"], "refund", what, facts)
 
 
 def _of_action(action: Action) -> StoryEvent:

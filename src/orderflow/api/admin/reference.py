@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from orderflow.api.admin import examples, requests
 from orderflow.api.answers import Json, as_json, schemas_of
-from orderflow.api.operations import Operation, answer, content, header
+from orderflow.api.operations import Operation, answer, content, header, idempotency_key
 from orderflow.api.problems import Kind
-from orderflow.api.schemas import REF, ref, untitled
+from orderflow.api.schemas import CANCELLED_ORDER_EXAMPLE, REF, ref, untitled
 from orderflow.operations.audit import Action
 from orderflow.operations.bulk import BulkAction, DryRun
 from orderflow.operations.failures import Failure, FailureGroup
@@ -35,6 +35,8 @@ _BODIES: tuple[type[BaseModel], ...] = (
     requests.ConcurrencyBody,
     requests.RetryBody,
     requests.BulkBody,
+    requests.RefundBody,
+    requests.ShipBody,
     requests.SearchBody,
     requests.Rate,
 )
@@ -203,6 +205,28 @@ def _on_job(
         Kind.JOB_NOT_FOUND,
         *problems,
         path=("queue", "jobId"),
+    )
+
+
+def _on_order(
+    verb: str,
+    summary: str,
+    description: str,
+    body: tuple[str, Json],
+    answered: tuple[str, Json],
+    *problems: Kind,
+    status: str = "200",
+) -> Operation:
+    return _act(
+        f"{verb}OrderByHand",
+        summary,
+        description,
+        body,
+        *answered,
+        Kind.ORDER_NOT_FOUND,
+        *problems,
+        path=("orderId",),
+        status=status,
     )
 
 
@@ -480,6 +504,58 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
             *_REDIS,
             *_POSTGRES,
             path=("orderId",),
+        )
+    },
+    "/admin/api/orders/{orderId}/cancel": {
+        "post": _on_order(
+            "cancel",
+            "Cancel an order for its customer",
+            "Until it is shipped. What was charged is given back in the background. One that is "
+            "cancelled already is answered as it is.",
+            ("ActionBody", {"reason": "the customer called"}),
+            ("Order", CANCELLED_ORDER_EXAMPLE),
+            Kind.ILLEGAL_TRANSITION,
+        )
+    },
+    "/admin/api/orders/{orderId}/refund": {
+        "post": replace(
+            _on_order(
+                "refund",
+                "Give money back",
+                "All or a part of what was charged, in the background, and never more than that. "
+                "The same key for the same order gets the same refund.",
+                ("RefundBody", {"amount": "8.90", "reason": "one tin was dented"}),
+                ("OrderRefund", as_json(examples.REFUND)),
+                Kind.INVALID_HEADER,
+                Kind.NOTHING_TO_REFUND,
+                Kind.REFUND_TOO_LARGE,
+                Kind.IDEMPOTENCY_KEY_REUSED,
+                status="202",
+            ),
+            parameters=[
+                _IN_PATH["orderId"],
+                idempotency_key("It is required.", required=True),
+            ],
+        )
+    },
+    "/admin/api/orders/{orderId}/ship": {
+        "post": _on_order(
+            "ship",
+            "Say that an order is on its way",
+            "Its customer is told. To say the same again changes nothing.",
+            ("ShipBody", {"carrier": "Parcels Ltd", "trackingNumber": "00340434161094021501"}),
+            ("Shipment", as_json(examples.SHIPMENT)),
+            Kind.ILLEGAL_TRANSITION,
+        )
+    },
+    "/admin/api/orders/{orderId}/deliver": {
+        "post": _on_order(
+            "deliver",
+            "Say that an order has come",
+            "Its customer is told. To say the same again changes nothing.",
+            ("ActionBody", {}),
+            ("Shipment", as_json(replace(examples.SHIPMENT, delivered_at=examples.AT))),
+            Kind.ILLEGAL_TRANSITION,
         )
     },
     "/admin/api/workers": {

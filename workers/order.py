@@ -3,7 +3,8 @@
 from typing import Any
 
 from orderflow.bull.queues import Schedule
-from orderflow.contract import CONCURRENCY, JobName, Payload, QueueName
+from orderflow.contract import CONCURRENCY, GatewayEventJob, JobName, Payload, QueueName
+from orderflow.gateway_events import handle_event
 from orderflow.operations.failures import purge_failures
 from orderflow.processor import QueueWorker
 from orderflow.reconcile import RUN_AT_MOST_S, Rules, run_once
@@ -29,3 +30,11 @@ async def reconcile(_job: Payload, resources: Resources) -> dict[str, Any]:
     )
     purged = await purge_failures(resources.settings.failure_retention_s, db=resources.db)
     return {**counts.to_json(), "failures_purged": purged}
+
+
+@worker.handles(JobName.GATEWAY_EVENT, GatewayEventJob)
+async def gateway_event(job: GatewayEventJob, resources: Resources) -> dict[str, Any]:
+    """Do what an event of the gateway asks for."""
+    return await handle_event(
+        job, db=resources.db, gateway=resources.gateway, queues=resources.queues
+    )

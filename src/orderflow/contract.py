@@ -41,6 +41,7 @@ class JobName(StrEnum):
     ORDER_CONFIRMATION = "order-confirmation"
     PAYMENT_FAILED = "payment-failed"
     RECONCILE = "reconcile"
+    GATEWAY_EVENT = "gateway-event"
 
 
 class Channel(StrEnum):
@@ -184,6 +185,13 @@ class PaymentFailedJob(Payload):
     reason: str = "declined"
 
 
+class GatewayEventJob(Payload):
+    """The data of `gateway-event`. What the gateway told, the row of the event says."""
+
+    gateway: Id
+    event_id: Id = Field(alias="eventId")
+
+
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job of ours, ready to add: its queue, name, id, priority, and its data as JSON has it.
@@ -233,6 +241,17 @@ def payment_failed_job(order_id: str, user_id: str | None, reason: str) -> NewJo
         job_id=job_id(JobName.PAYMENT_FAILED, order_id),
         priority=Priority.MEDIUM,
         data={"orderId": order_id, "userId": user_id, "reason": reason},
+    )
+
+
+def gateway_event_job(gateway: str, event_id: str) -> NewJob:
+    """Return the job that does what a gateway's event asks for."""
+    return NewJob(
+        queue=QueueName.ORDERS,
+        name=JobName.GATEWAY_EVENT,
+        job_id=job_id(JobName.GATEWAY_EVENT, f"{gateway}-{event_id}"),
+        priority=Priority.HIGH,
+        data={"gateway": gateway, "eventId": event_id},
     )
 
 

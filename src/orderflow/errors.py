@@ -73,6 +73,26 @@ class GatewayRefused(OrderflowError):
     """The payment gateway refuses this request as wrong: {reason}."""
 
 
+class NoEventsTaken(OrderflowError):
+    """The shop takes no events of a gateway '{gateway}'."""
+
+
+class WebhooksNotSetUp(OrderflowError):
+    """Events of the gateway cannot be checked: GATEWAY_WEBHOOK_SECRET is not set."""
+
+
+class EventSignatureWrong(OrderflowError):
+    """The header {header} does not sign this body, or did so too long ago."""
+
+
+class EventUnreadable(OrderflowError):
+    """The body is signed, and yet it is no event of the gateway."""
+
+
+class EventNotFound(OrderflowError):
+    """The gateway '{gateway}' told of no event '{event_id}'."""
+
+
 class SenderUnavailable(OrderflowError):
     """The {channel} could not be handed over: {reason}."""
 

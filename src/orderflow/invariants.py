@@ -37,6 +37,11 @@ INVARIANTS: Mapping[str, Invariant] = {
         "Give the money back at the gateway, then UPDATE stray_charges SET refunded_at = now() for "
         "its transaction_id",
     ),
+    "events_of_unknown_payments": Invariant(
+        "events of the gateway tell of payments that are not known here",
+        "Find out who else uses the gateway's account under our keys; then UPDATE gateway_events "
+        "SET handled_at = now() for its event_id",
+    ),
     "confirmed_without_payment": Invariant(
         "orders are confirmed and not paid",
         "Find out who changed them, and charge or cancel them by hand",

@@ -19,6 +19,8 @@ SECRET_FIELDS = frozenset(
         "authorization",
         "api_key",
         "card",
+        "client_secret",
+        "clientsecret",
         "cvc",
         "password",
         "payment_token",

@@ -21,6 +21,7 @@ from orderflow.bull.slots import Postponed, is_cancelled_from_outside
 from orderflow.bull.worker import Delivery
 from orderflow.errors import (
     AmountMismatch,
+    EventNotFound,
     GatewayRefused,
     GatewayResting,
     InvalidPayload,
@@ -41,6 +42,7 @@ log = structlog.get_logger(__name__)
 #: Trying again cannot help these.
 FATAL: tuple[type[OrderflowError], ...] = (
     AmountMismatch,
+    EventNotFound,
     GatewayRefused,
     InvalidPayload,
     MethodMismatch,

@@ -13,7 +13,7 @@ from orderflow.bull.queues import JobQueues, open_queues
 from orderflow.db import Database, open_database
 from orderflow.gateways import Gateway
 from orderflow.gateways.guarded import GuardedGateway
-from orderflow.gateways.sandbox import open_gateway
+from orderflow.gateways.opening import open_gateway
 from orderflow.metrics import breaker_shown
 from orderflow.senders import Sender
 from orderflow.senders.messages import Templates
@@ -50,7 +50,7 @@ OpenOutside = Callable[[Settings], AbstractAsyncContextManager[Outside]]
 
 @asynccontextmanager
 async def open_outside(settings: Settings) -> AsyncIterator[Outside]:
-    """Give the gateway at GATEWAY_URL, and the senders of mail and SMS."""
+    """Give the gateway that PAYMENT_GATEWAY names, and the senders of mail and SMS."""
     async with open_gateway(settings) as gateway, open_senders(settings) as senders:
         yield Outside(gateway, senders)
 
@@ -83,7 +83,7 @@ async def open_resources(
             queues=queues,
             gateway=GuardedGateway(
                 outside.gateway,
-                urlsplit(settings.gateway_url).hostname or "unknown",
+                urlsplit(settings.gateway_url or "").hostname or settings.payment_gateway,
                 breaker,
                 partial(queues.tell_of_outage, "gateway"),
             ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -71,6 +72,23 @@ def _fit_for_a_header(secret: SecretStr) -> SecretStr:
 
 
 ApiKey = Annotated[SecretStr, AfterValidator(_fit_for_a_header)]
+
+
+#: Who packages a gateway registers it in this group of entry points, under its name.
+GATEWAY_GROUP = "orderflow.gateways"
+OUR_GATEWAYS = ("sandbox", "stripe")
+
+
+def _can_take_money(name: str) -> str:
+    known = sorted({*OUR_GATEWAYS, *entry_points(group=GATEWAY_GROUP).names})
+    if name not in known:
+        raise ValueError(f"must be one of {', '.join(known)}")
+    if name == "stripe" and find_spec("stripe") is None:
+        raise ValueError("needs a package that is missing: pip install 'orderflow[stripe]'")
+    return name
+
+
+GatewayName = Annotated[str, AfterValidator(_can_take_money)]
 
 
 def _long_enough(secret: SecretStr) -> SecretStr:
@@ -204,12 +222,15 @@ class Settings(BaseSettings):
     rate_limits: Mapping[str, RateLimit] = Field(default_factory=dict)
     reconcile_interval_ms: Milliseconds = 15_000
     reconcile_grace_ms: Milliseconds = 10_000
+    books_interval_s: int = Field(default=86_400, ge=60, le=604_800)
     order_ttl_s: int | None = Field(default=None, ge=1)
     failure_retention_s: int = Field(default=2_592_000, ge=60, le=315_360_000)
 
     # Payment gateway
-    gateway_url: str = "http://127.0.0.1:8010"
+    payment_gateway: GatewayName = "sandbox"
+    gateway_url: str | None = Field(default=None, pattern=r"^https?://[^\s/]\S*$")
     gateway_api_key: ApiKey | None = None
+    gateway_webhook_secret: ApiKey | None = None
     gateway_timeout_ms: Milliseconds = 10_000
     gateway_breaker_failures: int = Field(default=10, ge=1, le=1_000)
     gateway_breaker_rest_ms: Milliseconds = 1_000

@@ -44,6 +44,7 @@ def test_the_names_are_those_of_the_node_design():
         "order-confirmation",
         "payment-failed",
         "reconcile",
+        "gateway-event",
     ]
     assert [method.value for method in PaymentMethod] == ["card", "online", "wallet", "cash"]
     assert list(CONCURRENCY.values()) == [10, 20, 5]

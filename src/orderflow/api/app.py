@@ -27,6 +27,7 @@ from orderflow.api.problems import ProblemAnswers, answer_error
 from orderflow.api.protocol import LIMITS, ConnectionLimits
 from orderflow.api.rates import Rates, network_of
 from orderflow.api.state import State
+from orderflow.api.webhooks import post_webhook
 from orderflow.dashboard.routes import dashboard_routes
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import serve_process
@@ -79,6 +80,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Route("/checkout", PostCheckout(), methods=["POST"]),
             Route("/orders", list_orders),
             Route("/orders/{order_id}", get_order),
+            Route("/webhooks/{gateway}", post_webhook, methods=["POST"]),
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/openapi.json", get_openapi),

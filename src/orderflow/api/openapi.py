@@ -19,6 +19,7 @@ from orderflow.api.schemas import (
     ORDER_PAGE_EXAMPLE,
     READINESS_EXAMPLE,
     RECEIPT_EXAMPLE,
+    TAKEN_EVENT_EXAMPLE,
     UNREADINESS_EXAMPLE,
     schemas,
 )
@@ -122,6 +123,35 @@ _GET_ORDER = Operation(
     problems=(*_SIGNED_IN, Kind.ORDER_NOT_FOUND, Kind.DATABASE_UNAVAILABLE),
 )
 
+_POST_WEBHOOK = Operation(
+    id="postWebhook",
+    tag="webhooks",
+    summary="Tell of a payment",
+    description="For the payment gateway, which signs what it sends. An event is kept, answered, "
+    "and done in the background; one that comes again is answered alike.",
+    parameters=[
+        {
+            "name": "gateway",
+            "in": "path",
+            "required": True,
+            "description": "The gateway that `PAYMENT_GATEWAY` names",
+            "schema": {"type": "string"},
+            "example": "stripe",
+        }
+    ],
+    body={"application/json": {"schema": {}}},
+    answers={"200": answer("The event is kept.", "TakenEvent", TAKEN_EVENT_EXAMPLE)},
+    problems=(
+        Kind.INVALID_HEADER,
+        Kind.NOT_FOUND,
+        Kind.BODY_TOO_LARGE,
+        Kind.INVALID_BODY,
+        Kind.WEBHOOKS_NOT_SET_UP,
+        Kind.DATABASE_UNAVAILABLE,
+    ),
+    public=True,
+)
+
 _LIVEZ = Operation(
     id="getLiveness",
     tag="health",
@@ -160,6 +190,7 @@ _PATHS = {
     "/checkout": {"post": _POST_CHECKOUT},
     "/orders": {"get": _LIST_ORDERS},
     "/orders/{orderId}": {"get": _GET_ORDER},
+    "/webhooks/{gateway}": {"post": _POST_WEBHOOK},
     "/livez": {"get": _LIVEZ},
     "/readyz": {"get": _READYZ},
     "/openapi.json": {"get": _page("getOpenapi", "This document", "application/json", "object")},
@@ -180,6 +211,7 @@ _INFO = {
 _TAGS = [
     {"name": "checkout", "description": "Placing orders"},
     {"name": "orders", "description": "Seeing what became of them"},
+    {"name": "webhooks", "description": "For the payment gateway"},
     {"name": "health", "description": "For load balancers and orchestrators"},
     ADMIN_TAG,
     {"name": "reference", "description": "This document and its page"},

@@ -21,7 +21,7 @@ from orderflow.api.state import state_of
 from orderflow.contract import row_id
 from orderflow.db import Database
 from orderflow.errors import OrderNotFound
-from orderflow.orders import Item, Order, OrderStatus
+from orderflow.orders import Item, Order, OrderStatus, PaymentStatus
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 20
@@ -63,7 +63,13 @@ async def get_order(request: Request) -> Response:
     order = Order.from_row(row) if row else None
     if order is None or not (user.admin or order.user_id == user.id):
         raise OrderNotFound(order_id=asked)
-    return JSONResponse(order_json(order, user))
+    body = order_json(order, user)
+    if order.payment_status is PaymentStatus.REQUIRES_ACTION and order.user_id == user.id:
+        # Who has it may pay: nobody but the customer needs that.
+        secret = await state.resources.db.fetchrow("find_client_secret", order.payment_id)
+        if secret is not None and secret["client_secret"] is not None:
+            body["payment"]["clientSecret"] = secret["client_secret"]
+    return JSONResponse(body)
 
 
 async def list_orders(request: Request) -> Response:

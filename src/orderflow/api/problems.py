@@ -20,6 +20,7 @@ from orderflow.errors import (
     BulkActionEnded,
     BulkActionNotFound,
     DatabaseUnavailable,
+    EventUnreadable,
     FailureGroupNotFound,
     IdempotencyKeyReused,
     InvalidPayload,
@@ -28,6 +29,7 @@ from orderflow.errors import (
     JobNotInState,
     JobOfSchedule,
     MixedCurrencies,
+    NoEventsTaken,
     OrderflowError,
     OrderNotFound,
     OutOfStock,
@@ -35,6 +37,7 @@ from orderflow.errors import (
     UnknownJobState,
     UnknownProducts,
     UnknownQueue,
+    WebhooksNotSetUp,
 )
 
 log = structlog.get_logger(__name__)
@@ -74,6 +77,7 @@ class Kind(Enum):
     TOO_MANY_REQUESTS = 429, "Too many checkouts from one caller"
     HEAD_TOO_LARGE = 431, "The request line and headers are too large"
     INTERNAL_ERROR = 500, "Something went wrong"
+    WEBHOOKS_NOT_SET_UP = 503, "Events of the gateway cannot be checked yet"
     DATABASE_UNAVAILABLE = 503, "The database does not answer"
     REDIS_UNAVAILABLE = 503, "The queues cannot be reached"
     TOO_MANY_CHECKOUTS = 503, "More orders are coming in than can be taken now"
@@ -177,6 +181,9 @@ _DOMAIN: Mapping[type[OrderflowError], tuple[Kind, str | None, str]] = {
     BulkActionNotFound: (Kind.BULK_ACTION_NOT_FOUND, None, ""),
     BulkActionEnded: (Kind.BULK_ACTION_ENDED, None, ""),
     InvalidPayload: (Kind.INVALID_JOB_DATA, "/data", "data-of-the-job"),
+    NoEventsTaken: (Kind.NOT_FOUND, None, ""),
+    WebhooksNotSetUp: (Kind.WEBHOOKS_NOT_SET_UP, None, ""),
+    EventUnreadable: (Kind.INVALID_BODY, "", "event-of-the-gateway"),
     MixedCurrencies: (Kind.MIXED_CURRENCIES, "/items", "one-currency"),
     TotalTooLarge: (Kind.TOTAL_TOO_LARGE, "/items", "total-less-than-equal {limit}"),
     IdempotencyKeyReused: (Kind.IDEMPOTENCY_KEY_REUSED, "Idempotency-Key", "same-body"),

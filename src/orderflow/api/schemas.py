@@ -99,6 +99,13 @@ _ANSWERS: dict[str, Schema] = {
     ),
     "OrderPayment": _object(
         "How an order is paid, and how far that is.",
+        {
+            "clientSecret": {
+                "type": "string",
+                "description": "With status `requires_action`, for the customer who ordered: what "
+                "the gateway's script in the browser goes on with",
+            }
+        },
         paymentId=_UUID,
         method=_values(PaymentMethod),
         status=_values(PaymentStatus),
@@ -116,6 +123,11 @@ _ANSWERS: dict[str, Schema] = {
             **_MAYBE_TEXT,
             "description": "Send it as `cursor` for the next page; null on the last one",
         },
+    ),
+    "TakenEvent": _object(
+        "An event of the gateway.",
+        eventId={"type": "string", "description": "The gateway's name for it"},
+        new={"type": "boolean", "description": "False if it was kept before, or is not ours"},
     ),
     "Liveness": _object("The process answers.", status={"const": "ok"}),
     "Readiness": _object(
@@ -201,6 +213,8 @@ ORDER_EXAMPLE = {
 }
 
 ORDER_PAGE_EXAMPLE = {"orders": [ORDER_EXAMPLE], "nextCursor": None}
+
+TAKEN_EVENT_EXAMPLE = {"eventId": "evt_1Q2w3E4r5T6y7U8i", "new": True}
 
 READINESS_EXAMPLE = {
     "status": "degraded",

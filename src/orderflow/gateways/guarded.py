@@ -107,8 +107,11 @@ class GuardedGateway:
         try:
             answer = await ask()
             word = _WORDS[type(answer)]
-        except (GatewayRefused, GatewayUnavailable) as error:
-            word = _WORDS[type(error)]
+        except GatewayRefused:
+            word = "refused"
+            raise
+        except GatewayUnavailable:
+            word = "unavailable"
             raise
         finally:
             GATEWAY_SECONDS.observe(time.perf_counter() - started, (self._name, call, word))
@@ -143,6 +146,4 @@ _WORDS: Mapping[type, str] = {
     RefundPending: "pending",
     Page: "told",
     type(None): "none",
-    GatewayRefused: "refused",
-    GatewayUnavailable: "unavailable",
 }

@@ -27,6 +27,9 @@ from orderflow.gateways import (
 )
 from orderflow.settings import Settings
 
+#: Where it listens unless told otherwise.
+SANDBOX_URL = "http://127.0.0.1:8010"
+
 
 class SandboxGateway:
     """Charges and refunds over HTTP; the key of each travels as `Idempotency-Key`."""
@@ -170,7 +173,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[SandboxGateway]:
     if settings.gateway_api_key is not None:
         headers["Authorization"] = f"Bearer {settings.gateway_api_key.get_secret_value()}"
     async with httpx.AsyncClient(
-        base_url=settings.gateway_url,
+        base_url=settings.gateway_url or SANDBOX_URL,
         headers=headers,
         timeout=settings.gateway_timeout_ms / 1000,
         limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),

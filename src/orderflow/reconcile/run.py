@@ -15,6 +15,7 @@ from orderflow.charge import count_outcome, expire_payment, write_outcome
 from orderflow.contract import PaymentMethod, QueueName
 from orderflow.db import Database
 from orderflow.errors import DatabaseRefused
+from orderflow.gateway_events import put_back_events
 from orderflow.gateways import Approved, Declined, Gateway
 from orderflow.metrics import (
     ORDERS,
@@ -52,6 +53,7 @@ class Counts:
     results_taken: int = 0
     orders_expired: int = 0
     put_off: int = 0
+    events_put_back: int = 0
     keys_purged: int = 0
 
     def to_json(self) -> dict[str, int]:
@@ -91,6 +93,7 @@ async def run_once(
                     group.create_task(run.carry_out(QueueName.NOTIFICATIONS, _ENDED_ORDER))
             except ExceptionGroup as failed:
                 raise _first_of(failed) from None
+            run.counts.events_put_back = await put_back_events(grace_ms, db=db, queues=queues)
             run.counts.keys_purged = len(await db.fetch("purge_idempotency_keys", 1_000))
     log.info("reconciled", **run.counts.to_json())
     return run.counts

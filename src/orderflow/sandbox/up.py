@@ -193,7 +193,7 @@ def _start(stack: Stack) -> RunningShop:
     token = make_token(secret, "ada", ttl_s=_TOKEN_TTL_S)
     return RunningShop(
         stack=stack,
-        shop=Shop(api_url, settings.gateway_url, mail_folder, token, sku),
+        shop=Shop(api_url, environment["GATEWAY_URL"], mail_folder, token, sku),
         addresses={
             "API": f"{api_url}/docs",
             "metrics": exporter_url,
@@ -258,6 +258,7 @@ def _start_sandbox(stack: Stack) -> None:
     environment = stack.environment
     port = environment.pop("GATEWAY_PORT")
     environment |= {
+        "PAYMENT_GATEWAY": "sandbox",
         "GATEWAY_URL": f"http://127.0.0.1:{port}",
         "SMTP_HOST": "127.0.0.1",
         "SMTP_SECURITY": "none",

@@ -25,6 +25,9 @@ UNION ALL
 SELECT 'stray_charges', count(*)
 FROM (SELECT FROM stray_charges WHERE refunded_at IS NULL LIMIT $2) stray
 UNION ALL
+SELECT 'events_of_unknown_payments', count(*)
+FROM (SELECT FROM gateway_events WHERE handled_at IS NULL AND done IS NOT NULL LIMIT $2) kept
+UNION ALL
 SELECT 'confirmed_without_payment', count(*)
 FROM newest
 WHERE order_status IN ('confirmed', 'shipped', 'delivered')

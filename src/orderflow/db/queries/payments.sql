@@ -62,7 +62,8 @@ WITH asked AS (
     FOR UPDATE
 ), paid AS (
     UPDATE payments p
-    SET status = 'completed', transaction_id = a.transaction_id, token = NULL, updated_at = now()
+    SET status = 'completed', transaction_id = a.transaction_id, token = NULL,
+        client_secret = NULL, updated_at = now()
     FROM open JOIN asked a USING (id)
     WHERE p.id = open.id
     RETURNING a.n, p.order_id
@@ -87,7 +88,8 @@ WITH asked AS (
     FOR UPDATE
 ), declined AS (
     UPDATE payments p
-    SET status = 'failed', decline_reason = a.reason, token = NULL, updated_at = now()
+    SET status = 'failed', decline_reason = a.reason, token = NULL,
+        client_secret = NULL, updated_at = now()
     FROM open JOIN asked a USING (id)
     WHERE p.id = open.id
     RETURNING a.n, p.order_id

@@ -24,7 +24,14 @@ from orderflow.settings import load_settings
 _ADDRESSES = frozenset(
     {
         *("host", "port", "database_url", "redis_url", "redis_host", "redis_port", "redis_db"),
-        *("redis_username", "redis_password", "gateway_url", "gateway_api_key", "smtp_host"),
+        *(
+            "redis_username",
+            "redis_password",
+            "payment_gateway",
+            "gateway_url",
+            "gateway_api_key",
+            "smtp_host",
+        ),
         *("smtp_port", "smtp_security", "smtp_username", "smtp_password", "sms_file"),
         *("jwt_secret", "jwt_jwks", "jwt_audience", "jwt_issuer", "web_concurrency"),
     }

@@ -210,6 +210,18 @@ class SandboxGatewayServer:
         entry: dict[str, Any] = answer.raise_for_status().json()
         return entry
 
+    def refunds(self) -> list[dict[str, Any]]:
+        """Return what its books have of money that was given back."""
+        found: list[dict[str, Any]] = []
+        params = {"since": "2000-01-01T00:00:00Z", "until": "2100-01-01T00:00:00Z"}
+        while True:
+            answer = httpx.get(f"{self.url}/books/refunds", params=params, trust_env=False)
+            page = answer.raise_for_status().json()
+            found += page["entries"]
+            if page["after"] is None:
+                return found
+            params["after"] = page["after"]
+
 
 @dataclass(frozen=True)
 class MailServer:

@@ -28,6 +28,7 @@ from orderflow.errors import AmountMismatch, MethodMismatch, WrongOrder
 from orderflow.gateways import ActionRequired, Charge, Declined, Gateway, Outcome, Reply
 from orderflow.metrics import MONEY, ORDERS, PAYMENTS, STRAY_CHARGES
 from orderflow.orders import (
+    CANCELLED,
     EXPIRED,
     OPEN_PAYMENT,
     OrderStatus,
@@ -36,6 +37,7 @@ from orderflow.orders import (
     may_become_order,
     may_become_payment,
 )
+from orderflow.refund import add_stray_refund
 
 log = structlog.get_logger(__name__)
 
@@ -207,7 +209,7 @@ async def write_outcome(payment_id: UUID, outcome: Outcome | None, db: Database)
         transaction_id = outcome.transaction_id if outcome is not None else None
         written = await db.batch("settle_paid", payment_id, transaction_id, same=_MAY_BE_PAID)
         if written is None and transaction_id is not None:
-            await _record_if_stray(payment_id, transaction_id, db)
+            await record_if_stray(payment_id, transaction_id, db)
     log.info(
         "payment settled" if written else "payment was settled by another worker",
         payment_row=str(payment_id),
@@ -229,16 +231,21 @@ def count_outcome(
     MONEY["cash" if outcome is None else "charged", currency] += float(amount)
 
 
-async def _record_if_stray(payment_id: UUID, transaction_id: str, db: Database) -> None:
-    """Write down a charge that no order has a use for, so that a person gives the money back."""
+async def record_if_stray(payment_id: UUID, transaction_id: str, db: Database) -> None:
+    """Write down a charge that no order has a use for, so that the money is given back.
+
+    Who cancelled an order has asked for that; of any other a person decides.
+    """
     stray = await db.fetchrow("record_stray_charge", payment_id, transaction_id)
-    if stray is not None:
-        STRAY_CHARGES[()] += 1
-        log.error(
-            "charge without an order: it has to be given back",
-            payment_row=str(payment_id),
-            transaction_id=transaction_id,
-        )
+    if stray is None:
+        return
+    STRAY_CHARGES[()] += 1
+    ids = {"payment_row": str(payment_id), "transaction_id": transaction_id}
+    if stray["decline_reason"] == CANCELLED:
+        await add_stray_refund(payment_id, transaction_id, db=db)
+        log.info("charge of a cancelled order: it is given back", **ids)
+    else:
+        log.error("charge without an order: it has to be given back", **ids)
 
 
 async def expire_payment(payment_id: UUID, charge_at_most_s: float, db: Database) -> bool:

@@ -40,8 +40,14 @@ class JobName(StrEnum):
     PROCESS_PAYMENT = "process-payment"
     ORDER_CONFIRMATION = "order-confirmation"
     PAYMENT_FAILED = "payment-failed"
+    ORDER_SHIPPED = "order-shipped"
+    ORDER_DELIVERED = "order-delivered"
+    ORDER_CANCELLED = "order-cancelled"
+    ORDER_REFUNDED = "order-refunded"
+    REFUND_PAYMENT = "refund-payment"
     RECONCILE = "reconcile"
     GATEWAY_EVENT = "gateway-event"
+    COMPARE_BOOKS = "compare-books"
 
 
 class Channel(StrEnum):
@@ -185,6 +191,26 @@ class PaymentFailedJob(Payload):
     reason: str = "declined"
 
 
+class OrderEventJob(Payload):
+    """The data of `order-shipped`, `order-delivered` and `order-cancelled`."""
+
+    order_id: Id = Field(alias="orderId")
+    user_id: Id | None = Field(alias="userId", default=None)
+
+
+class OrderRefundedJob(OrderEventJob):
+    """The data of `order-refunded`: each refund is told by itself."""
+
+    refund_id: UUID = Field(alias="refundId")
+
+
+class RefundJob(Payload):
+    """The data of `refund-payment`. What is given back, the row of the refund says."""
+
+    refund_id: UUID = Field(alias="refundId")
+    order_id: Id = Field(alias="orderId")
+
+
 class GatewayEventJob(Payload):
     """The data of `gateway-event`. What the gateway told, the row of the event says."""
 
@@ -241,6 +267,39 @@ def payment_failed_job(order_id: str, user_id: str | None, reason: str) -> NewJo
         job_id=job_id(JobName.PAYMENT_FAILED, order_id),
         priority=Priority.MEDIUM,
         data={"orderId": order_id, "userId": user_id, "reason": reason},
+    )
+
+
+def order_event_job(kind: JobName, order_id: str, user_id: str | None) -> NewJob:
+    """Return the job that tells the customer that the order is shipped, delivered or cancelled."""
+    return NewJob(
+        queue=QueueName.NOTIFICATIONS,
+        name=kind,
+        job_id=job_id(kind, order_id),
+        priority=Priority.MEDIUM,
+        data={"orderId": order_id, "userId": user_id},
+    )
+
+
+def order_refunded_job(refund_id: UUID, order_id: str, user_id: str | None) -> NewJob:
+    """Return the job that tells the customer that money is given back."""
+    return NewJob(
+        queue=QueueName.NOTIFICATIONS,
+        name=JobName.ORDER_REFUNDED,
+        job_id=job_id(JobName.ORDER_REFUNDED, str(refund_id)),
+        priority=Priority.MEDIUM,
+        data={"orderId": order_id, "userId": user_id, "refundId": str(refund_id)},
+    )
+
+
+def refund_job(refund_id: UUID, order_id: str) -> NewJob:
+    """Return the job that gives money back."""
+    return NewJob(
+        queue=QueueName.ORDERS,
+        name=JobName.REFUND_PAYMENT,
+        job_id=job_id("refund", str(refund_id)),
+        priority=Priority.MEDIUM,
+        data={"refundId": str(refund_id), "orderId": order_id},
     )
 
 

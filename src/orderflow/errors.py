@@ -53,6 +53,26 @@ class OrderNotFound(OrderflowError):
     """There is no order '{order_id}'."""
 
 
+class IllegalTransition(OrderflowError):
+    """Order '{order_id}' is {status} and cannot be {target}; it may become: {legal}."""
+
+
+class NothingToRefund(OrderflowError):
+    """Payment '{payment_id}' is {status}: only one that is completed can be given back."""
+
+
+class RefundTooLarge(OrderflowError):
+    """Of payment '{payment_id}' only {left} {currency} are left to be given back."""
+
+
+class RefundNotFound(OrderflowError):
+    """There is no refund '{refund_id}'."""
+
+
+class RefundUnsettled(OrderflowError):
+    """Refund '{refund_id}' is asked about again in {retry_after_s} s: {reason}."""
+
+
 class DatabaseUnavailable(OrderflowError):
     """PostgreSQL does not answer: {reason}."""
 

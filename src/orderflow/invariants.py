@@ -34,8 +34,9 @@ INVARIANTS: Mapping[str, Invariant] = {
     ),
     "stray_charges": Invariant(
         "charges came for payments that had their outcome: nobody gets anything for that money",
-        "Give the money back at the gateway, then UPDATE stray_charges SET refunded_at = now() for "
-        "its transaction_id",
+        "`orderflow books --refund-stray` gives the money back where that is certain; where it is "
+        "declined, give it back by hand, then UPDATE stray_charges SET refunded_at = now() for its "
+        "transaction_id",
     ),
     "events_of_unknown_payments": Invariant(
         "events of the gateway tell of payments that are not known here",
@@ -48,7 +49,20 @@ INVARIANTS: Mapping[str, Invariant] = {
     ),
     "payment_without_order": Invariant(
         "payments were taken whose orders are not confirmed",
-        "Find out who changed them, and give the money back or confirm them by hand",
+        "A refund may have been declined: SELECT * FROM refunds WHERE status = 'failed' tells why. "
+        "Ask for it again, or give the money back by hand",
+    ),
+    "refunded_too_much": Invariant(
+        "refunds come to more than was charged",
+        "Find out who changed them, and what the gateway has of them",
+    ),
+    "refunds_past_their_time": Invariant(
+        "refunds have no outcome since a day or more",
+        "See that the order worker runs, and what it logs; the gateway may have them pending",
+    ),
+    "events_not_told": Invariant(
+        "customers were not told what became of their orders",
+        "See that the notification worker runs, and what it logs",
     ),
 }
 

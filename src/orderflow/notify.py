@@ -1,42 +1,24 @@
-"""Notifying: the customer is told how the order ended, once on each channel.
-
-What was sent to whom is recorded. A worker claims a message before it sends it, so that two
-deliveries of a job do not both send. The record is tried again while PostgreSQL is away, so that
-only a death between the server's yes and the record, or an outage that outlasts the job, can make
-a message go out twice.
-"""
+"""Notifying: the customer is told how the payment of the order ended."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from itertools import chain, repeat
 from typing import Any
 
 import structlog
 
 from orderflow.contract import JobName, row_id
 from orderflow.db import Database
-from orderflow.errors import (
-    AddressRefused,
-    DatabaseUnavailable,
-    NotificationBeingSent,
-    OrderNotFound,
-    SenderUnavailable,
-    UntrueNotification,
-)
+from orderflow.errors import NotificationBeingSent, OrderNotFound, UntrueNotification
 from orderflow.logs import current_trace_id
-from orderflow.metrics import ORDER_SECONDS, SENDER_SECONDS
-from orderflow.orders import Order, OrderStatus
+from orderflow.metrics import ORDER_SECONDS
+from orderflow.orders import CANCELLED, Order, OrderStatus
 from orderflow.senders import Channel, Message, Sender
 from orderflow.senders.messages import Templates
+from orderflow.tell import tell
 
 log = structlog.get_logger(__name__)
-
-#: Between two tries to record what was sent; the last of them again and again.
-_PAUSES_S = (0.1, 0.2, 0.5, 1.0)
 
 
 async def notify_customer(
@@ -52,7 +34,7 @@ async def notify_customer(
 
     `kind` says what is told, and its templates what the message looks like. A claim lasts
     `claim_s`: longer than a sender takes to send or give up. An order without an address counts
-    as told, since there is nobody to tell.
+    as told, since there is nobody to tell. What a cancel has overtaken is told no more.
 
     Raises OrderNotFound, UntrueNotification (it may become true), SenderUnavailable (later, again)
     or NotificationBeingSent.
@@ -68,32 +50,21 @@ async def notify_customer(
     if row is None:
         raise OrderNotFound(order_id=order_id)
     order = Order.from_row(row)
+    record = _OfPayment(kind, order, db)
+    if order.status is OrderStatus.CANCELLED and await _is_overtaken(kind, order, db):
+        await record.release(list(map(Channel, row["claimed"])))
+        return {"success": True, "sent": []}
     if order.status not in _TRUE_OF[kind]:
         raise UntrueNotification(order_id=order_id, status=order.status.value, kind=kind.value)
-    recipients = _recipients(order)
-    used = [sender for sender in senders if sender.channel in recipients]
-    claimed = set(row["claimed"])
-    sent: list[str] = []
-    try:
-        for sender in used:
-            channel = sender.channel
-            if channel not in claimed:
-                await _check_ended(kind, order, channel, db)
-                continue
-            message = templates.render(kind, channel, order, recipients[channel])
-            if await _send(kind, order, sender, message, db, last=sender is used[-1]):
-                sent.append(channel.value)
-            claimed.discard(channel)
-    except BaseException:
-        # The next attempt need not wait for the claims to end.
-        await db.fetchrow("release_notifications", order.id, kind.value, sorted(claimed))
-        raise
-    if not sent or sent[-1] != used[-1].channel:
-        await db.fetchrow("mark_notified", order.id)
-    if sent or not used:
+
+    def render(channel: Channel, recipient: str) -> Message:
+        return templates.render(kind, channel, order, recipient)
+
+    sent = await tell(order, record, render, senders, row["claimed"])
+    if sent or sent is None:
         _observe_age(kind, order)
-    log.info("customer notified", order_id=order_id, kind=kind.value, sent=sent)
-    return {"success": True, "sent": sent}
+    log.info("customer notified", order_id=order_id, kind=kind.value, sent=sent or [])
+    return {"success": True, "sent": sent or []}
 
 
 #: How an order ended whose customer is told so.
@@ -110,67 +81,52 @@ _TRUE_OF = {
 }
 
 
+async def _is_overtaken(kind: JobName, order: Order, db: Database) -> bool:
+    """Say whether the order was cancelled by a person, of which its customer is told by itself."""
+    if kind is JobName.PAYMENT_FAILED:
+        return order.decline_reason == CANCELLED
+    event = await db.fetchrow("order_and_event", order.id, JobName.ORDER_CANCELLED.value)
+    return event is not None and event["details"] is not None
+
+
 def _observe_age(kind: JobName, order: Order) -> None:
     age_s = (datetime.now(UTC) - order.created_at).total_seconds()
     ORDER_SECONDS.observe(max(0.0, age_s), (_OUTCOMES[kind],), current_trace_id())
 
 
-def _recipients(order: Order) -> Mapping[Channel, str]:
-    addresses = {Channel.EMAIL: order.email, Channel.SMS: order.phone}
-    return {channel: address for channel, address in addresses.items() if address is not None}
+class _OfPayment:
+    """What is written down about the message of how a payment ended."""
 
+    def __init__(self, kind: JobName, order: Order, db: Database) -> None:
+        self._kind = kind.value
+        self._order = order
+        self._db = db
 
-async def _check_ended(kind: JobName, order: Order, channel: Channel, db: Database) -> None:
-    """Return if the message was sent or refused before. Raises NotificationBeingSent."""
-    record = await db.fetchrow("find_notification", order.id, kind.value, channel.value)
-    if record is None or not (record["sent_at"] or record["refused_reason"]):
-        raise NotificationBeingSent(kind=kind.value, order_id=order.id, channel=channel.value)
-
-
-async def _send(
-    kind: JobName, order: Order, sender: Sender, message: Message, db: Database, *, last: bool
-) -> bool:
-    """Send a message and record it; return whether it was taken. The `last` one is the end."""
-    channel = sender.channel.value
-    try:
-        reference = await _timed_send(sender, message)
-    except AddressRefused as refusal:
-        log.warning(
-            "address refused", order_id=str(order.id), channel=channel, reason=refusal.reason
+    async def check_ended(self, channel: Channel) -> None:
+        """Return if the message was sent or refused before. Raises NotificationBeingSent."""
+        record = await self._db.fetchrow(
+            "find_notification", self._order.id, self._kind, channel.value
         )
-        await db.fetchrow("record_refused", order.id, kind.value, channel, refusal.reason)
-        return False
-    await _record_sent(kind, order, channel, reference, db, last=last)
-    return True
+        if record is None or not (record["sent_at"] or record["refused_reason"]):
+            raise NotificationBeingSent(
+                kind=self._kind, order_id=self._order.id, channel=channel.value
+            )
 
+    async def sent(self, channel: Channel, reference: str, *, last: bool) -> None:
+        """Write down that a message is out; with the `last` one the customer knows it all."""
+        same = (self._kind, channel.value)
+        await self._db.batch("record_sent", self._order.id, reference, last, same=same)
 
-async def _record_sent(
-    kind: JobName, order: Order, channel: str, reference: str, db: Database, *, last: bool
-) -> None:
-    """Write down what is out already, which an attempt that fails here would send again."""
-    for pause_s in chain(_PAUSES_S, repeat(_PAUSES_S[-1])):
-        try:
-            await db.batch("record_sent", order.id, reference, last, same=(kind.value, channel))
-        except DatabaseUnavailable as outage:
-            log.debug("not recorded yet", order_id=str(order.id), reason=str(outage))
-            await asyncio.sleep(pause_s)
-        else:
-            return
+    async def refused(self, channel: Channel, reason: str) -> None:
+        """Write down that a message will never go out."""
+        args = (self._order.id, self._kind, channel.value, reason)
+        await self._db.fetchrow("record_refused", *args)
 
+    async def release(self, channels: Collection[Channel]) -> None:
+        """Give back the claims of these."""
+        names = sorted(channel.value for channel in channels)
+        await self._db.fetchrow("release_notifications", self._order.id, self._kind, names)
 
-async def _timed_send(sender: Sender, message: Message) -> str:
-    started = time.perf_counter()
-    outcome = "interrupted"
-    try:
-        reference = await sender.send(message)
-        outcome = "sent"
-    except AddressRefused:
-        outcome = "refused"
-        raise
-    except SenderUnavailable:
-        outcome = "unavailable"
-        raise
-    finally:
-        taken_s = time.perf_counter() - started
-        SENDER_SECONDS.observe(taken_s, (sender.channel.value, outcome))
-    return reference
+    async def told(self) -> None:
+        """Write down that the customer knows it all, or that nobody is there to know."""
+        await self._db.fetchrow("mark_notified", self._order.id)

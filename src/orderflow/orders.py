@@ -56,6 +56,31 @@ class Source(StrEnum):
 #: The reason of a payment that failed because its order outlived ORDER_TTL_S. A template knows it.
 EXPIRED = "expired"
 
+#: The reason of a payment that failed because its order was cancelled before it had an outcome.
+CANCELLED = "order_cancelled"
+
+
+class RefundStatus(StrEnum):
+    """Where a refund is. `processing` means that the gateway may have been asked for it."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    VOID = "void"  # there was no charge to give back
+
+
+class RefundCause(StrEnum):
+    """Why money is given back."""
+
+    CANCEL = "cancel"
+    REQUEST = "request"  # an admin asked for it
+    STRAY = "stray"  # nobody got anything for the charge
+
+
+#: A refund in one of these has no outcome yet.
+OPEN_REFUND = frozenset({RefundStatus.PENDING, RefundStatus.PROCESSING})
+
 #: The statuses an order may go to from each status. It never goes backwards.
 ORDER_TRANSITIONS: Mapping[OrderStatus, frozenset[OrderStatus]] = {
     OrderStatus.PENDING: frozenset(
@@ -99,6 +124,71 @@ def may_become_order(target: OrderStatus) -> tuple[str, ...]:
 def may_become_payment(target: PaymentStatus) -> tuple[str, ...]:
     """Return the statuses from which a payment may go to `target`, for a guarded update."""
     return tuple(sorted(old for old, legal in PAYMENT_TRANSITIONS.items() if target in legal))
+
+
+def next_statuses(status: OrderStatus) -> list[str]:
+    """Return where an order may go from `status`, for a person to read."""
+    return sorted(ORDER_TRANSITIONS[status]) or ["nowhere"]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRefund:
+    """Money that is given back of an order, or was."""
+
+    refund_id: UUID
+    cause: RefundCause
+    amount: Decimal
+    currency: str
+    status: RefundStatus
+    decline_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Row) -> OrderRefund:
+        """Build a refund from its row."""
+        return cls(
+            refund_id=row["id"],
+            cause=RefundCause(row["cause"]),
+            amount=row["amount"],
+            currency=row["currency"],
+            status=RefundStatus(row["status"]),
+            decline_reason=row["decline_reason"],
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """How an order was sent, and when it came."""
+
+    carrier: str
+    tracking_number: str
+    shipped_at: datetime
+    delivered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a customer is told of beside how the payment ended: mails are made from it."""
+
+    id: UUID
+    at: datetime
+    details: Mapping[str, Any]
+    refund_id: UUID | None
+    refund_amount: Decimal | None
+
+    @classmethod
+    def from_row(cls, row: Row) -> Event:
+        """Build an event from a row of `claim_event`."""
+        return cls(
+            id=row["event_id"],
+            at=row["event_at"],
+            details=row["event_details"],
+            refund_id=row["refund_id"],
+            refund_amount=row["refund_amount"],
+        )
 
 
 @dataclass(frozen=True, slots=True)

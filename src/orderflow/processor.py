@@ -29,6 +29,8 @@ from orderflow.errors import (
     MethodMismatch,
     OrderflowError,
     OrderNotFound,
+    RefundNotFound,
+    RefundUnsettled,
     SenderBusy,
     UnknownJob,
     WrongOrder,
@@ -47,6 +49,7 @@ FATAL: tuple[type[OrderflowError], ...] = (
     InvalidPayload,
     MethodMismatch,
     OrderNotFound,
+    RefundNotFound,
     UnknownJob,
     WrongOrder,
 )
@@ -105,7 +108,7 @@ class QueueWorker:
         with log_context(_log_context(delivery)):
             try:
                 return await self._run(delivery, resources)
-            except (GatewayResting, SenderBusy) as error:
+            except (GatewayResting, RefundUnsettled, SenderBusy) as error:
                 log.debug("job postponed", reason=str(error))
                 raise Postponed(error.retry_after_s) from error
             except FATAL as error:

@@ -13,7 +13,7 @@ from orderflow.errors import InvalidSettings, TemplateFailed
 from orderflow.orders import Item, Order
 from orderflow.senders import Channel, Message
 from orderflow.senders.messages import Templates
-from orderflow.senders.sample import SAMPLE
+from orderflow.senders.sample import SAMPLE, SAMPLE_EVENT
 
 Own = Callable[..., Templates]
 
@@ -28,7 +28,7 @@ def render(
     kind: str = "order-confirmation",
     channel: Channel = Channel.EMAIL,
 ) -> Message:
-    return templates.render(JobName(kind), channel, order, "ada@shop.example")
+    return templates.render(JobName(kind), channel, order, "ada@shop.example", SAMPLE_EVENT)
 
 
 @pytest.fixture

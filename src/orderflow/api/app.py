@@ -22,7 +22,7 @@ from orderflow.api.leaving import LEAVING, leave_in_time
 from orderflow.api.limits import Backlog, BodyLimit, InFlight
 from orderflow.api.measured import MeasuredRequests
 from orderflow.api.openapi import get_openapi
-from orderflow.api.orders import get_order, list_orders
+from orderflow.api.orders import cancel_order, get_order, list_orders
 from orderflow.api.problems import ProblemAnswers, answer_error
 from orderflow.api.protocol import LIMITS, ConnectionLimits
 from orderflow.api.rates import Rates, network_of
@@ -80,6 +80,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Route("/checkout", PostCheckout(), methods=["POST"]),
             Route("/orders", list_orders),
             Route("/orders/{order_id}", get_order),
+            Route("/orders/{order_id}/cancel", cancel_order, methods=["POST"]),
             Route("/webhooks/{gateway}", post_webhook, methods=["POST"]),
             Route("/livez", livez),
             Route("/readyz", readyz),

@@ -75,26 +75,27 @@ def read_idempotency_key(headers: Headers, settings: Settings) -> IdempotencyKey
     given = headers.getlist("idempotency-key")
     if not given:
         if settings.idempotency_key_required:
-            raise _invalid_key("required", "This shop takes no checkout without one.")
+            raise invalid_key("required", "This shop takes no checkout without one.")
         return None
     if len(given) > 1:
-        raise _invalid_key("once", "The header may be sent only once.")
+        raise invalid_key("once", "The header may be sent only once.")
     key = given[0].strip(" \t")
     if key.startswith('"'):
         quoted = _QUOTED.fullmatch(key)
         if quoted is None:
-            raise _invalid_key(
+            raise invalid_key(
                 "structured-field-string", 'A quoted key ends with its quote; \\ and " are escaped.'
             )
         key = re.sub(r"\\(.)", r"\1", quoted[1])
     if not 1 <= len(key) <= MAX_KEY:
-        raise _invalid_key(f"length 1..{MAX_KEY}", f"The key has 1 to {MAX_KEY} characters.")
+        raise invalid_key(f"length 1..{MAX_KEY}", f"The key has 1 to {MAX_KEY} characters.")
     if not _PRINTABLE.fullmatch(key):
-        raise _invalid_key("printable-ascii", "The key has printable ASCII characters only.")
+        raise invalid_key("printable-ascii", "The key has printable ASCII characters only.")
     return IdempotencyKey(key, settings.idempotency_ttl_s)
 
 
-def _invalid_key(rule: str, detail: str) -> Problem:
+def invalid_key(rule: str, detail: str) -> Problem:
+    """Return the problem of a request whose Idempotency-Key breaks a rule."""
     return Problem(
         Kind.INVALID_HEADER,
         f"Idempotency-Key: {detail}",

@@ -9,12 +9,21 @@ from starlette.responses import JSONResponse, Response
 
 from orderflow import __version__
 from orderflow.api.admin.reference import ADMIN_PATHS, ADMIN_TAG, admin_schemas
-from orderflow.api.checkout import MAX_KEY
-from orderflow.api.operations import Json, Operation, answer, content, header, query
+from orderflow.api.operations import (
+    Json,
+    Operation,
+    answer,
+    content,
+    header,
+    idempotency_key,
+    query,
+)
 from orderflow.api.orders import DEFAULT_LIMIT, MAX_LIMIT
 from orderflow.api.problems import Kind
 from orderflow.api.schemas import (
+    CANCELLED_ORDER_EXAMPLE,
     CHECKOUT_EXAMPLE,
+    ONE_ORDER_EXAMPLE,
     ORDER_EXAMPLE,
     ORDER_PAGE_EXAMPLE,
     READINESS_EXAMPLE,
@@ -26,15 +35,6 @@ from orderflow.api.schemas import (
 from orderflow.orders import OrderStatus
 
 _SIGNED_IN = (Kind.UNAUTHENTICATED, Kind.SIGNING_KEYS_UNAVAILABLE)
-
-_IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": f"Names this request: 1 to {MAX_KEY} printable ASCII characters, bare or as a "
-    "quoted string. The shop may require it.",
-    "schema": {"type": "string"},
-    "example": '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
-}
 
 _ACCEPT_LANGUAGE = {
     "name": "Accept-Language",
@@ -51,7 +51,7 @@ _POST_CHECKOUT = Operation(
     summary="Place an order",
     description="Writes the order and answers; its payment is taken in the background. With an "
     "`Idempotency-Key` a request may be sent again, whatever came of it: it makes one order.",
-    parameters=[_IDEMPOTENCY_KEY, _ACCEPT_LANGUAGE],
+    parameters=[idempotency_key("The shop may require it."), _ACCEPT_LANGUAGE],
     body=content("Checkout", CHECKOUT_EXAMPLE),
     answers={
         "202": {
@@ -104,23 +104,39 @@ _LIST_ORDERS = Operation(
     problems=(*_SIGNED_IN, Kind.INVALID_QUERY, Kind.DATABASE_UNAVAILABLE),
 )
 
+_ORDER_ID = {
+    "name": "orderId",
+    "in": "path",
+    "required": True,
+    "description": "The `orderId` of the receipt",
+    "schema": {"type": "string"},
+    "example": ORDER_EXAMPLE["orderId"],
+}
+
 _GET_ORDER = Operation(
     id="getOrder",
     tag="orders",
     summary="See one order",
     description="Your own order; admins see every order, an adopted one by its producer's id too.",
-    parameters=[
-        {
-            "name": "orderId",
-            "in": "path",
-            "required": True,
-            "description": "The `orderId` of the receipt",
-            "schema": {"type": "string"},
-            "example": ORDER_EXAMPLE["orderId"],
-        }
-    ],
-    answers={"200": answer("The order.", "Order", ORDER_EXAMPLE)},
+    parameters=[_ORDER_ID],
+    answers={"200": answer("The order.", "Order", ONE_ORDER_EXAMPLE)},
     problems=(*_SIGNED_IN, Kind.ORDER_NOT_FOUND, Kind.DATABASE_UNAVAILABLE),
+)
+
+_CANCEL_ORDER = Operation(
+    id="cancelOrder",
+    tag="orders",
+    summary="Cancel an order",
+    description="Your own, until it is shipped. What was charged is given back in the background. "
+    "An order that is cancelled already is answered as it is, so this may be sent again.",
+    parameters=[_ORDER_ID],
+    answers={"200": answer("The order, cancelled.", "Order", CANCELLED_ORDER_EXAMPLE)},
+    problems=(
+        *_SIGNED_IN,
+        Kind.ORDER_NOT_FOUND,
+        Kind.ILLEGAL_TRANSITION,
+        Kind.DATABASE_UNAVAILABLE,
+    ),
 )
 
 _POST_WEBHOOK = Operation(
@@ -190,6 +206,7 @@ _PATHS = {
     "/checkout": {"post": _POST_CHECKOUT},
     "/orders": {"get": _LIST_ORDERS},
     "/orders/{orderId}": {"get": _GET_ORDER},
+    "/orders/{orderId}/cancel": {"post": _CANCEL_ORDER},
     "/webhooks/{gateway}": {"post": _POST_WEBHOOK},
     "/livez": {"get": _LIVEZ},
     "/readyz": {"get": _READYZ},

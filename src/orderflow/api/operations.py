@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from orderflow.api.checkout import MAX_KEY
 from orderflow.api.problems import PASSING, Kind
 from orderflow.api.schemas import ref
 
@@ -84,6 +85,19 @@ def header(description: str, **rules: Any) -> Json:
 def query(name: str, description: str, **rules: Any) -> Json:
     """Return a query parameter that may be left out."""
     return {"name": name, "in": "query", **header(description, **rules)}
+
+
+def idempotency_key(needed: str, *, required: bool = False) -> Json:
+    """Return the header that names a request; `needed` says when it is."""
+    return {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": required,
+        "description": f"Names this request: 1 to {MAX_KEY} printable ASCII characters, bare or as "
+        f"a quoted string. {needed}",
+        "schema": {"type": "string"},
+        "example": '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
+    }
 
 
 def _problem(kinds: tuple[Kind, ...]) -> Json:

@@ -1,7 +1,8 @@
-"""GET /orders and GET /orders/{id}: customers see their own orders, admins everybody's."""
+"""Orders over HTTP: customers see and cancel their own, admins see everybody's."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from orderflow import cancel
+from orderflow.api.answers import as_json
 from orderflow.api.auth import User
 from orderflow.api.reading import read_query
 from orderflow.api.state import state_of
@@ -22,6 +25,8 @@ from orderflow.contract import row_id
 from orderflow.db import Database
 from orderflow.errors import OrderNotFound
 from orderflow.orders import Item, Order, OrderStatus, PaymentStatus
+from orderflow.refund import refunds_of
+from orderflow.shipping import shipment_of
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 20
@@ -58,18 +63,36 @@ async def get_order(request: Request) -> Response:
     state = state_of(request)
     user = await state.tokens.user(request.headers)
     asked = request.path_params["order_id"]
-    # An id that is no UUID is looked up too: adopted orders keep their producer's id.
-    row = await state.resources.db.fetchrow("find_order", row_id(asked))
-    order = Order.from_row(row) if row else None
-    if order is None or not (user.admin or order.user_id == user.id):
+    order = await find_order(asked, db=state.resources.db)
+    if not (user.admin or order.user_id == user.id):
         raise OrderNotFound(order_id=asked)
-    body = order_json(order, user)
+    body = await told_order_json(order, db=state.resources.db, admin=user.admin)
     if order.payment_status is PaymentStatus.REQUIRES_ACTION and order.user_id == user.id:
         # Who has it may pay: nobody but the customer needs that.
         secret = await state.resources.db.fetchrow("find_client_secret", order.payment_id)
         if secret is not None and secret["client_secret"] is not None:
             body["payment"]["clientSecret"] = secret["client_secret"]
     return JSONResponse(body)
+
+
+async def cancel_order(request: Request) -> Response:
+    """Cancel an order of the user's own, and answer how it is then."""
+    state = state_of(request)
+    user = await state.tokens.user(request.headers)
+    asked = request.path_params["order_id"]
+    db = state.resources.db
+    await cancel.cancel_order(asked, db=db, queues=state.resources.queues, owner=user.id)
+    order = await find_order(asked, db=db)
+    return JSONResponse(await told_order_json(order, db=db, admin=user.admin))
+
+
+async def find_order(order_id: str, *, db: Database) -> Order:
+    """Return an order. Raises OrderNotFound."""
+    # An id that is no UUID is looked up too: adopted orders keep their producer's id.
+    row = await db.fetchrow("find_order", row_id(order_id))
+    if row is None:
+        raise OrderNotFound(order_id=order_id)
+    return Order.from_row(row)
 
 
 async def list_orders(request: Request) -> Response:
@@ -82,7 +105,7 @@ async def list_orders(request: Request) -> Response:
     more = len(orders) > query.limit
     return JSONResponse(
         {
-            "orders": [order_json(order, user) for order in page],
+            "orders": [order_json(order, admin=user.admin) for order in page],
             "nextCursor": encode_cursor(page[-1].id) if more else None,
         }
     )
@@ -98,8 +121,19 @@ async def _fetch_page(db: Database, user: User, query: OrdersQuery) -> Sequence[
     return [Order.from_row(row) for row in rows]
 
 
-def order_json(order: Order, user: User) -> dict[str, Any]:
-    """Return an order as `user` may see it."""
+async def told_order_json(order: Order, *, db: Database, admin: bool) -> dict[str, Any]:
+    """Return an order with what became of it after its payment."""
+    shipment, refunds = await asyncio.gather(
+        shipment_of(order.id, db=db), refunds_of(order.id, db=db)
+    )
+    return order_json(order, admin=admin) | {
+        "shipment": as_json(shipment),
+        "refunds": as_json(refunds),
+    }
+
+
+def order_json(order: Order, *, admin: bool) -> dict[str, Any]:
+    """Return an order as its customer may see it, or an admin."""
     body: dict[str, Any] = {
         "orderId": str(order.id),
         "status": order.status.value,
@@ -117,7 +151,7 @@ def order_json(order: Order, user: User) -> dict[str, Any]:
         "createdAt": _time(order.created_at),
         "updatedAt": _time(order.updated_at),
     }
-    if user.admin:
+    if admin:
         body |= {"userId": order.user_id, "source": order.source.value}
     return body
 

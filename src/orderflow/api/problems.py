@@ -23,6 +23,7 @@ from orderflow.errors import (
     EventUnreadable,
     FailureGroupNotFound,
     IdempotencyKeyReused,
+    IllegalTransition,
     InvalidPayload,
     JobIsRunning,
     JobNotFound,
@@ -30,9 +31,11 @@ from orderflow.errors import (
     JobOfSchedule,
     MixedCurrencies,
     NoEventsTaken,
+    NothingToRefund,
     OrderflowError,
     OrderNotFound,
     OutOfStock,
+    RefundTooLarge,
     TotalTooLarge,
     UnknownJobState,
     UnknownProducts,
@@ -62,6 +65,9 @@ class Kind(Enum):
     METHOD_NOT_ALLOWED = 405, "The method is not allowed here"
     REQUEST_TIMEOUT = 408, "The request took too long to come"
     OUT_OF_STOCK = 409, "A product is out of stock"
+    ILLEGAL_TRANSITION = 409, "The order cannot become that from where it is"
+    NOTHING_TO_REFUND = 409, "No money was taken that could be given back"
+    REFUND_TOO_LARGE = 409, "So much is not left to be given back"
     JOB_IS_RUNNING = 409, "The job is running"
     JOB_NOT_IN_STATE = 409, "The job is not where this can be done to it"
     JOB_OF_SCHEDULE = 409, "The job keeps a schedule going"
@@ -171,6 +177,9 @@ def problem_of(error: Exception, checkout: Checkout | None = None) -> Problem:
 #: What each domain error is to a client: the kind, and the part of the request at fault, if one is.
 _DOMAIN: Mapping[type[OrderflowError], tuple[Kind, str | None, str]] = {
     OrderNotFound: (Kind.ORDER_NOT_FOUND, None, ""),
+    IllegalTransition: (Kind.ILLEGAL_TRANSITION, None, ""),
+    NothingToRefund: (Kind.NOTHING_TO_REFUND, None, ""),
+    RefundTooLarge: (Kind.REFUND_TOO_LARGE, "/amount", "money-less-than-equal {left}"),
     UnknownQueue: (Kind.QUEUE_NOT_FOUND, "queue", "known-queue"),
     UnknownJobState: (Kind.JOB_STATE_NOT_FOUND, "state", "known-state"),
     JobNotFound: (Kind.JOB_NOT_FOUND, None, ""),

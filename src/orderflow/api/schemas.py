@@ -5,10 +5,11 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from orderflow.api.answers import schemas_of
 from orderflow.api.problems import Kind
 from orderflow.checkout import Checkout
 from orderflow.contract import PaymentMethod
-from orderflow.orders import OrderStatus, PaymentStatus, Source
+from orderflow.orders import OrderRefund, OrderStatus, PaymentStatus, Shipment, Source
 
 Schema = dict[str, Any]
 
@@ -34,6 +35,7 @@ def schemas() -> dict[str, Schema]:
     checkout = Checkout.model_json_schema(by_alias=True, ref_template=REF)
     return {
         **_ANSWERS,
+        **schemas_of(Shipment, OrderRefund),
         **{name: untitled(schema) for name, schema in checkout.pop("$defs").items()},
         "Checkout": untitled(checkout),
     }
@@ -76,8 +78,14 @@ _ANSWERS: dict[str, Schema] = {
         currency=_CURRENCY,
     ),
     "Order": _object(
-        "An order. `userId` and `source` are there for admins only.",
-        {"userId": _MAYBE_TEXT, "source": _values(Source)},
+        "An order. `userId` and `source` are there for admins only, `shipment` and `refunds` where "
+        "it is one order and no page of them.",
+        {
+            "userId": _MAYBE_TEXT,
+            "source": _values(Source),
+            "shipment": {"anyOf": [ref("Shipment"), {"type": "null"}]},
+            "refunds": {"type": "array", "items": ref("OrderRefund")},
+        },
         orderId=_UUID,
         status=_values(OrderStatus),
         total=_MONEY,
@@ -210,6 +218,33 @@ ORDER_EXAMPLE = {
     "shippingAddress": CHECKOUT_EXAMPLE["shippingAddress"],
     "createdAt": "2026-01-31T12:00:00.000Z",
     "updatedAt": "2026-01-31T12:00:02.125Z",
+}
+
+ONE_ORDER_EXAMPLE = ORDER_EXAMPLE | {
+    "shipment": {
+        "carrier": "Parcels Ltd",
+        "trackingNumber": "00340434161094021501",
+        "shippedAt": "2026-02-01T09:30:00.000Z",
+        "deliveredAt": None,
+    },
+    "refunds": [],
+}
+
+CANCELLED_ORDER_EXAMPLE = ORDER_EXAMPLE | {
+    "status": "cancelled",
+    "shipment": None,
+    "refunds": [
+        {
+            "refundId": "019a1b2c-3d4e-7f60-8a9b-0c1d2e3f4a5e",
+            "cause": "cancel",
+            "amount": "39.98",
+            "currency": "EUR",
+            "status": "pending",
+            "declineReason": None,
+            "createdAt": "2026-01-31T12:01:00.000Z",
+            "updatedAt": "2026-01-31T12:01:00.000Z",
+        }
+    ],
 }
 
 ORDER_PAGE_EXAMPLE = {"orders": [ORDER_EXAMPLE], "nextCursor": None}

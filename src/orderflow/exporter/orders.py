@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from itertools import product
 
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from orderflow.books import DifferenceKind
 from orderflow.db import Database
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable
+from orderflow.gateways import EntryKind
 from orderflow.invariants import count_violations
 from orderflow.settings import Settings
 
@@ -36,8 +39,10 @@ class OrderMetrics:
         """Return the metrics of this moment, or `orderflow_postgres_up` alone, as 0."""
         up = GaugeMetricFamily("orderflow_postgres_up", "Whether PostgreSQL answered.")
         try:
-            oldest, found = await asyncio.gather(
-                self._db.fetchrow("oldest_unsettled"), self._violations()
+            oldest, found, differences = await asyncio.gather(
+                self._db.fetchrow("oldest_unsettled"),
+                self._violations(),
+                self._db.fetch("count_differences"),
             )
         except (DatabaseUnavailable, DatabaseRefused) as error:
             log.warning("orders not looked at", reason=error.reason)
@@ -56,7 +61,17 @@ class OrderMetrics:
         )
         for invariant, count in found.items():
             violations.add_metric([invariant], count)
-        return [up, age, violations]
+        books = GaugeMetricFamily(
+            "orderflow_book_differences",
+            "Entries of which the gateway's books and ours have not the same.",
+            labels=["entry", "kind"],
+        )
+        # From 0 on, so that the first one is seen as a rise.
+        counts = dict.fromkeys(product(EntryKind, DifferenceKind), 0)
+        counts |= {(row["entry"], row["kind"]): row["differences"] for row in differences}
+        for (entry, kind), count in counts.items():
+            books.add_metric([entry, kind], count)
+        return [up, age, violations, books]
 
     async def _violations(self) -> Mapping[str, int]:
         last = self._comparing

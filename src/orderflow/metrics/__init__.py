@@ -76,6 +76,14 @@ MONEY: Final = Counter(
 STRAY_CHARGES: Final = Counter(
     "orderflow_stray_charges_total", "Charges that no order has a use for."
 )
+ORDER_EVENTS: Final = Counter(
+    "orderflow_order_events_total",
+    "What became of orders after their payment, or instead of it.",
+    ["event"],
+)
+REFUNDS: Final = Counter(
+    "orderflow_refunds_total", "Refunds that got their outcome.", ["outcome", "cause"]
+)
 GATEWAY_SECONDS: Final = Histogram(
     "orderflow_gateway_seconds",
     "Calls of the payment gateway.",
@@ -110,6 +118,11 @@ RECONCILER_LAST_RUN: Final = Gauge(
 )
 RECONCILER_UNSETTLED: Final = Gauge(
     "orderflow_reconciler_unsettled_orders", "Orders that the last run looked at."
+)
+
+BOOKS_LAST_RUN: Final = Gauge(
+    "orderflow_books_last_run_timestamp_seconds",
+    "When the gateway's books were last compared with ours to the end.",
 )
 
 # What they stand on

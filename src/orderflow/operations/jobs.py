@@ -27,8 +27,11 @@ from orderflow.bull.scripts import to_json
 from orderflow.contract import (
     JobName,
     OrderConfirmationJob,
+    OrderEventJob,
+    OrderRefundedJob,
     PaymentFailedJob,
     PaymentJob,
+    RefundJob,
     order_row_id,
 )
 from orderflow.db import Database
@@ -45,6 +48,11 @@ _PAYLOADS: Mapping[str, type[BaseModel]] = {
     JobName.PROCESS_PAYMENT: PaymentJob,
     JobName.ORDER_CONFIRMATION: OrderConfirmationJob,
     JobName.PAYMENT_FAILED: PaymentFailedJob,
+    JobName.ORDER_SHIPPED: OrderEventJob,
+    JobName.ORDER_DELIVERED: OrderEventJob,
+    JobName.ORDER_CANCELLED: OrderEventJob,
+    JobName.ORDER_REFUNDED: OrderRefundedJob,
+    JobName.REFUND_PAYMENT: RefundJob,
 }
 #: What is known of the data of another service's jobs.
 _Anything = RootModel[Any]

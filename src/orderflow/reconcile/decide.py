@@ -115,9 +115,9 @@ def decide(row: Row, state: JobState, word: Word, rules: Rules) -> Decision:
     what was heard of the outcome, where `needs_word`.
     """
     if row["status"] not in OPEN_ORDER:
-        return _TO_TELL[state]
+        return TO_TELL[state]
     if state is JobState.ACTIVE:
-        return _TO_CHARGE[state]
+        return TO_DO[state]
     if isinstance(word, Approved | Declined):
         said_by = "its job ended elsewhere" if state is JobState.COMPLETED else "the gateway knows"
         outcome = "paid" if isinstance(word, Approved) else "declined"
@@ -132,7 +132,7 @@ def _still_open(row: Row, state: JobState, word: Word) -> Decision:
         return _KEPT_WAITING if word is NoWord.NOT_ASKED else _ASKED_IN_VAIN
     if state is JobState.COMPLETED and word is NoWord.NO_ANSWER:
         return Decision(Action.WAIT, "its job ended elsewhere, and the gateway gives no answer")
-    return _TO_CHARGE[state]
+    return TO_DO[state]
 
 
 def _expired(row: Row, word: Word, rules: Rules) -> Decision:
@@ -154,9 +154,11 @@ _ANY_JOB = {
     JobState.FAILED: Decision(Action.RETRY, "its job failed, and it is not settled"),
     JobState.PUT_ASIDE: Decision(Action.LEAVE, "its job ended every worker that ran it"),
 }
-_TO_CHARGE = _ANY_JOB | {
+#: What is to be done by where the job is that brings an outcome.
+TO_DO = _ANY_JOB | {
     JobState.COMPLETED: Decision(Action.RETRY, "its job ended elsewhere without an outcome"),
 }
-_TO_TELL = _ANY_JOB | {
+#: The same for a job that tells a customer.
+TO_TELL = _ANY_JOB | {
     JobState.COMPLETED: Decision(Action.MARK_TOLD, "its job ended elsewhere: the customer knows"),
 }

@@ -45,13 +45,19 @@ _END = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An unsettled order: its row, the job that it needs, and what is to be done about it."""
+    """An unsettled order: its row, the job that it needs, and what is to be done about it.
+
+    `mark` is the statement that says of the `subject`, the order if there is none, that its
+    customer was told.
+    """
 
     row: Row
     job: NewJob
     state: JobState
     word: Word
     decision: Decision
+    mark: str = "mark_notified"
+    subject: UUID | None = None
 
 
 class Lookout:

@@ -12,6 +12,7 @@ from orderflow.db import Database
 from orderflow.gateways import Gateway
 from orderflow.orders import OrderStatus
 from orderflow.reconcile.decide import Action, Decision, Rules
+from orderflow.reconcile.follow_ups import FollowUps
 from orderflow.reconcile.look import Case, Lookout
 
 
@@ -37,7 +38,7 @@ class Planned:
 
 @dataclass(slots=True)
 class Plan:
-    """How many orders a run would look at now, and what it would do, by action."""
+    """How many orders, refunds and events a run would look at now, and what it would do."""
 
     unsettled: int = 0
     actions: Counter[Action] = field(default_factory=Counter)
@@ -52,18 +53,21 @@ async def make_plan(
     grace_ms: int,
     rules: Rules,
 ) -> Plan:
-    """Look at every unsettled order as a run does, change nothing, and return the sums.
+    """Look at all that a run looks at, change nothing, and return the sums.
 
-    `tell` is given each order that is not left alone, oldest first.
+    `tell` is given each order that is not left alone, oldest first; then what is to follow on
+    other orders.
     """
     plan = Plan()
     lookout = Lookout(db, queues, gateway, grace_ms, rules)
-    async for cases in lookout.pages(tuple(OrderStatus)):
-        plan.unsettled += len(cases)
-        for case in cases:
-            plan.actions[case.decision.action] += 1
-            if case.decision.action is not Action.LEAVE:
-                tell(_planned(case))
+    follow_ups = FollowUps(db, queues, grace_ms)
+    for pages in (lookout.pages(tuple(OrderStatus)), follow_ups.refunds(), follow_ups.events()):
+        async for cases in pages:
+            plan.unsettled += len(cases)
+            for case in cases:
+                plan.actions[case.decision.action] += 1
+                if case.decision.action is not Action.LEAVE:
+                    tell(_planned(case))
     return plan
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -28,6 +28,7 @@ from orderflow.metrics import (
 )
 from orderflow.orders import OPEN_ORDER, OrderStatus
 from orderflow.reconcile.decide import Action, NoWord, Rules
+from orderflow.reconcile.follow_ups import FollowUps
 from orderflow.reconcile.look import AT_ONCE, Case, Lookout
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,8 @@ class Counts:
     put_off: int = 0
     events_put_back: int = 0
     keys_purged: int = 0
+    #: Refunds without an outcome, and events that nobody was told of.
+    follow_ups: int = 0
 
     def to_json(self) -> dict[str, int]:
         """Return the counts by name."""
@@ -84,17 +87,20 @@ async def run_once(
             return Counts(another_runs=True)
         await transaction.rest()
         lookout = Lookout(db, queues, gateway, grace_ms, rules)
+        follow_ups = FollowUps(db, queues, grace_ms)
         run = _Run(db, queues, rules, lookout)
         with _counted(run.counts):
             try:
-                # A queue that is full holds up its own orders, and not those of the other.
+                # A queue that is full holds up its own orders, and not those of the others.
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(run.carry_out(QueueName.PAYMENTS, OPEN_ORDER))
-                    group.create_task(run.carry_out(QueueName.NOTIFICATIONS, _ENDED_ORDER))
+                    group.create_task(run.settle_orders(QueueName.PAYMENTS, OPEN_ORDER))
+                    group.create_task(run.settle_orders(QueueName.NOTIFICATIONS, _ENDED_ORDER))
+                    group.create_task(run.follow_up(QueueName.NOTIFICATIONS, follow_ups.events()))
+                    group.create_task(run.follow_up(QueueName.ORDERS, follow_ups.refunds()))
             except ExceptionGroup as failed:
                 raise _first_of(failed) from None
             run.counts.events_put_back = await put_back_events(grace_ms, db=db, queues=queues)
-            run.counts.keys_purged = len(await db.fetch("purge_idempotency_keys", 1_000))
+        run.counts.keys_purged = len(await db.fetch("purge_idempotency_keys", 1_000))
     log.info("reconciled", **run.counts.to_json())
     return run.counts
 
@@ -128,7 +134,7 @@ _ENDED_ORDER = frozenset(OrderStatus) - OPEN_ORDER
 
 
 class _Run:
-    """What is shared by the two halves of a run."""
+    """What is shared by the parts of a run."""
 
     def __init__(self, db: Database, queues: JobQueues, rules: Rules, lookout: Lookout) -> None:
         self.counts = Counts()
@@ -138,13 +144,31 @@ class _Run:
         self._lookout = lookout
         self._ends_at = time.monotonic() + RUN_AT_MOST_S
 
-    async def carry_out(self, queue: QueueName, statuses: Collection[OrderStatus]) -> None:
+    async def settle_orders(self, queue: QueueName, statuses: Collection[OrderStatus]) -> None:
         """Do what is to be done about the orders in `statuses`, whose jobs are in `queue`."""
+
+        async def counted() -> AsyncIterator[Sequence[Case]]:
+            async for cases in self._lookout.pages(statuses):
+                self.counts.unsettled += len(cases)
+                yield cases
+
+        await self._carry_out(queue, counted())
+
+    async def follow_up(self, queue: QueueName, pages: AsyncIterator[Sequence[Case]]) -> None:
+        """Do what is to be done about what follows after payments."""
+
+        async def counted() -> AsyncIterator[Sequence[Case]]:
+            async for cases in pages:
+                self.counts.follow_ups += len(cases)
+                yield cases
+
+        await self._carry_out(queue, counted())
+
+    async def _carry_out(self, queue: QueueName, pages: AsyncIterator[Sequence[Case]]) -> None:
         patience = _Patience(self._ends_at)
         feeding: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as group:
-            async for cases in self._lookout.pages(statuses):
-                self.counts.unsettled += len(cases)
+            async for cases in pages:
                 self.counts.put_off += sum(case.decision.action is Action.WAIT for case in cases)
                 await self._do_each([c for c in cases if c.decision.action not in _PUTS | _IDLE])
                 # Redis takes the jobs of one page while the next is looked at.
@@ -218,7 +242,7 @@ class _Run:
                 counts.results_taken += written
                 return written
             case Action.MARK_TOLD:
-                await self._db.fetchrow("mark_notified", row["id"])
+                await self._db.fetchrow(case.mark, case.subject or row["id"])
                 counts.results_taken += 1
                 return True
             case Action.REST_AGAIN:

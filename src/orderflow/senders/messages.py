@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import jinja2
 
 from orderflow.contract import JobName
 from orderflow.errors import InvalidSettings, TemplateFailed
-from orderflow.orders import Order
+from orderflow.orders import Event, Order
 from orderflow.senders import Channel, Message
 
 #: The language that comes with every message: what is left where no other has it.
@@ -33,8 +34,8 @@ class _Words:
     subject: jinja2.Template | None
     html: jinja2.Template | None
 
-    def fill(self, template: jinja2.Template, order: Order) -> str:
-        return template.render(order=order, language=self.language)
+    def fill(self, order: Order, event: Event | None, template: jinja2.Template) -> str:
+        return template.render(order=order, event=event, language=self.language)
 
 
 class Templates:
@@ -71,20 +72,35 @@ class Templates:
                 faults=f"DEFAULT_LANGUAGE: must be one that has templates: {known}"
             )
 
-    def render(self, kind: JobName, channel: Channel, order: Order, recipient: str) -> Message:
-        """Return what to say to `recipient` about `order`.
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of messages that there are, by name."""
+        ending = ".subject.jinja"
+        names = (name.rpartition("/")[2] for name in self._names if name.endswith(ending))
+        return sorted({name.removesuffix(ending) for name in names} & set(JobName))
+
+    def render(
+        self,
+        kind: JobName,
+        channel: Channel,
+        order: Order,
+        recipient: str,
+        event: Event | None = None,
+    ) -> Message:
+        """Return what to say to `recipient` about `order`, and of the `event` where there is one.
 
         Raises TemplateFailed, which names the file and the line.
         """
         try:
             words = self._find(kind, channel, order.languages)
+            fill = partial(words.fill, order, event)
             return Message(
                 recipient=recipient,
                 # A header is one line, whatever a product or a name holds.
-                subject=" ".join(words.fill(words.subject, order).split()) if words.subject else "",
-                text=words.fill(words.text, order).strip(),
-                html=words.fill(words.html, order) if words.html else None,
-                reference=f"{kind.value}.{order.id}",
+                subject=" ".join(fill(words.subject).split()) if words.subject else "",
+                text=fill(words.text).strip(),
+                html=fill(words.html) if words.html else None,
+                reference=f"{kind.value}.{(event and event.refund_id) or order.id}",
                 language=words.language,
             )
         except Exception as error:

@@ -1,4 +1,4 @@
-"""An order to try templates on. Its texts hold what HTML has to escape."""
+"""An order and an event to try templates on. Their texts hold what HTML has to escape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from orderflow.contract import PaymentMethod
-from orderflow.orders import Item, Order, OrderStatus, PaymentStatus, Source
+from orderflow.orders import Event, Item, Order, OrderStatus, PaymentStatus, Source
 
 _PLACED = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -39,4 +39,18 @@ SAMPLE = Order(
     decline_reason="insufficient_funds",
     created_at=_PLACED,
     updated_at=_PLACED,
+)
+
+#: One that has what any kind of event has.
+SAMPLE_EVENT = Event(
+    id=UUID("019a1b2c-3d4e-7f60-8a9b-0c1d2e3f4a5d"),
+    at=_PLACED,
+    details={
+        "carrier": "Parcels & Sons",
+        "trackingNumber": "00340434161094021501",
+        "refund": "019a1b2c-3d4e-7f60-8a9b-0c1d2e3f4a5e",
+        "charged": True,
+    },
+    refund_id=None,
+    refund_amount=Decimal("42.80"),
 )

@@ -14,7 +14,14 @@ from orderflow.operations.orders import FoundOrder
 from orderflow.operations.queues import QueueSummary, RateLimit
 from orderflow.operations.story import Story, StoryEvent
 from orderflow.operations.workers import CurrentJob, Fleet, WorkerInfo
-from orderflow.orders import OrderStatus, PaymentStatus
+from orderflow.orders import (
+    OrderRefund,
+    OrderStatus,
+    PaymentStatus,
+    RefundCause,
+    RefundStatus,
+    Shipment,
+)
 
 AT = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 ORDER = UUID("019a1b2c-3d4e-7f60-8a9b-0c1d2e3f4a5b")
@@ -169,4 +176,20 @@ ACTION = Action(
     outcome=Outcome.DONE,
     ended_at=AT,
     details={},
+)
+REFUND = OrderRefund(
+    refund_id=UUID("019a1b2c-3d4e-7f60-8a9b-0c1d2e3f4a5e"),
+    cause=RefundCause.REQUEST,
+    amount=Decimal("8.90"),
+    currency="EUR",
+    status=RefundStatus.PENDING,
+    decline_reason=None,
+    created_at=AT,
+    updated_at=AT,
+)
+SHIPMENT = Shipment(
+    carrier="Parcels Ltd",
+    tracking_number="00340434161094021501",
+    shipped_at=AT,
+    delivered_at=None,
 )

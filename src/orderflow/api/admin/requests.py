@@ -25,6 +25,8 @@ MAX_REMOVED, DEFAULT_REMOVED = 100_000, 10_000
 
 _YEAR_S = 31_536_000
 
+_MONEY_OVER_ZERO = r"^([1-9][0-9]{0,9}\.[0-9]{2}|0\.(0[1-9]|[1-9][0-9]))$"
+
 Text = Annotated[
     str, StringConstraints(min_length=1, max_length=255, pattern=NO_CONTROL_CHARACTERS)
 ]
@@ -98,6 +100,21 @@ class BulkBody(ActionBody):
     per_second: int = Field(
         default=DEFAULT_PER_SECOND, ge=1, le=MOST_PER_SECOND, description="Jobs a second, at most"
     )
+
+
+class RefundBody(ActionBody):
+    """How much of an order is given back."""
+
+    amount: Annotated[str, StringConstraints(pattern=_MONEY_OVER_ZERO)] | None = Field(
+        default=None, description="In the order's currency, two decimals; null for all that is left"
+    )
+
+
+class ShipBody(ActionBody):
+    """How an order is sent."""
+
+    carrier: Text
+    tracking_number: Text
 
 
 class SearchBody(_Strict):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from orderflow.api.admin import failures, jobs, orders, queues
+from orderflow.api.admin import failures, jobs, life, orders, queues
 
 _QUEUE = "/admin/api/queues/{queue}"
 _JOB = f"{_QUEUE}/jobs/{{job_id}}"
 _GROUP = "/admin/api/failures/{fingerprint}"
+_ORDER = "/admin/api/orders/{order_id}"
 _BULK = "/admin/api/bulk/{action_id}"
 
 ADMIN_ROUTES = [
@@ -35,7 +36,11 @@ ADMIN_ROUTES = [
     Route(_BULK, failures.get_bulk),
     Route(f"{_BULK}/stop", failures.stop_bulk, methods=["POST"]),
     Route("/admin/api/orders/search", orders.search_orders, methods=["POST"]),
-    Route("/admin/api/orders/{order_id}/story", orders.get_story),
+    Route(f"{_ORDER}/story", orders.get_story),
+    Route(f"{_ORDER}/cancel", life.cancel_order, methods=["POST"]),
+    Route(f"{_ORDER}/refund", life.refund_order, methods=["POST"]),
+    Route(f"{_ORDER}/ship", life.ship_order, methods=["POST"]),
+    Route(f"{_ORDER}/deliver", life.deliver_order, methods=["POST"]),
     Route("/admin/api/workers", queues.list_workers),
     Route("/admin/api/audit", orders.list_audit),
 ]

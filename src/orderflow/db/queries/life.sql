@@ -51,7 +51,8 @@ RETURNING id
 -- name: fail_payment
 -- payment id, reason, the statuses that a payment may fail from
 UPDATE payments
-SET status = 'failed', decline_reason = $2, token = NULL, updated_at = now()
+SET status = 'failed', decline_reason = $2, transaction_id = NULL, token = NULL,
+    client_secret = NULL, updated_at = now()
 WHERE id = $1 AND status = ANY($3::text[])
 
 -- name: close_cash_payment
@@ -107,7 +108,8 @@ SELECT
     r.amount AS refund_amount, ARRAY(SELECT channel FROM claimed) AS claimed
 FROM event e
 JOIN order_details d ON d.id = e.order_id
-LEFT JOIN refunds r ON r.id = e.refund_id
+LEFT JOIN refunds r
+    ON r.id = coalesce(e.refund_id, (e.details ->> 'refund')::uuid)
 
 -- name: find_event_message
 -- event id, channel
@@ -138,7 +140,7 @@ UPDATE order_events SET told_at = now() WHERE id = $1 AND told_at IS NULL
 -- name: untold_events
 -- at and id to go on after, how many, seconds of rest before one counts. Oldest first.
 SELECT
-    e.id, e.at AS created_at, e.kind, e.refund_id, e.order_id, o.external_id, o.user_id,
+    o.id, e.id AS subject, e.at AS created_at, e.kind, e.refund_id, o.external_id, o.user_id,
     o.status, now() - e.at AS age, p.status AS payment_status
 FROM order_events e
 JOIN orders o ON o.id = e.order_id

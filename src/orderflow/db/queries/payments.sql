@@ -141,8 +141,9 @@ WHERE id = $1
 FOR UPDATE
 
 -- name: record_stray_charge
--- payment id, transaction id. Returns nothing if it is the payment's own, or was recorded before.
+-- payment id, transaction id. Why the payment failed, if it did; returns nothing if the charge is
+-- the payment's own, or was recorded before.
 INSERT INTO stray_charges (payment_id, transaction_id)
 SELECT id, $2 FROM payments WHERE id = $1 AND transaction_id IS DISTINCT FROM $2
 ON CONFLICT (payment_id, transaction_id) DO NOTHING
-RETURNING payment_id
+RETURNING (SELECT decline_reason FROM payments WHERE id = $1)

@@ -123,7 +123,7 @@ RETURNING *
 -- name: open_refunds
 -- created at and id to go on after, how many, seconds of rest before one counts. Oldest first.
 SELECT
-    r.id, r.created_at, r.order_id, o.external_id, o.user_id, o.status,
+    o.id, r.id AS subject, r.created_at, o.external_id, o.user_id, o.status,
     now() - r.created_at AS age, p.status AS payment_status
 FROM refunds r
 JOIN orders o ON o.id = r.order_id

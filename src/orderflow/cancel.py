@@ -48,7 +48,8 @@ async def cancel_order(
     Raises OrderNotFound, or IllegalTransition once it is shipped.
     """
     async with db.transaction() as transaction:
-        payment = await transaction.fetchrow("lock_payment_of", row_id(order_id))
+        await transaction.fetch("lock_payment_of", row_id(order_id))
+        payment = await transaction.fetchrow("payment_of", row_id(order_id))
         order = await transaction.fetchrow("lock_order", row_id(order_id))
         if payment is None or order is None or (owner is not None and order["user_id"] != owner):
             raise OrderNotFound(order_id=order_id)

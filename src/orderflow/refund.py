@@ -72,7 +72,8 @@ async def request_refund(
     came with another amount.
     """
     async with db.transaction() as transaction:
-        payment = await transaction.fetchrow("lock_payment_of", row_id(order_id))
+        await transaction.fetch("lock_payment_of", row_id(order_id))
+        payment = await transaction.fetchrow("payment_of", row_id(order_id))
         if payment is None:
             raise OrderNotFound(order_id=order_id)
         known = await transaction.fetchrow("find_refund_by_key", payment["id"], key)

@@ -1,5 +1,9 @@
 -- name: lock_payment_of
 -- order id. Before its order, as charging locks them.
+SELECT id FROM payments WHERE order_id = $1 FOR UPDATE
+
+-- name: payment_of
+-- order id. Asked by itself, once the payment is locked: what others wrote meanwhile is in the sum.
 SELECT
     id, external_id, method, amount, currency, status, transaction_id, decline_reason,
     coalesce((
@@ -9,7 +13,6 @@ SELECT
     ), 0) AS given_back
 FROM payments p
 WHERE order_id = $1
-FOR UPDATE
 
 -- name: lock_payment
 -- payment id

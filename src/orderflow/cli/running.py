@@ -36,6 +36,7 @@ from orderflow.errors import (
     UnknownQueue,
     WrongJobState,
 )
+from orderflow.logs import configure_logs
 from orderflow.operations.audit import Actor
 from orderflow.settings import Settings, load_settings
 
@@ -76,6 +77,8 @@ class Stores:
 async def open_stores() -> AsyncIterator[Stores]:
     """Give the stores of the settings, closed on leaving. Raises InvalidSettings."""
     settings = load_settings()
+    # What is done is printed; a log line of it would be said twice.
+    configure_logs("console", "warning")
     patient = settings.model_copy(update=_PATIENCE)
     async with (
         open_database(settings.database_dsn, 4, patient.database_timeout_ms) as db,

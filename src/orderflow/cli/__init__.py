@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orderflow import __version__
-from orderflow.cli import failures, jobs, orders, queues, sandbox, shop, top
+from orderflow.cli import failures, jobs, mail, orders, queues, sandbox, shop, top
 
 app = typer.Typer(
     help="Order processing: every checkout is carried to its end.",
@@ -18,6 +18,9 @@ app = typer.Typer(
 products_app = typer.Typer(help="The catalogue.", no_args_is_help=True)
 app.add_typer(products_app, name="products")
 products_app.command("load")(shop.products_load)
+mail_app = typer.Typer(help="Mails and SMS.", no_args_is_help=True)
+app.add_typer(mail_app, name="mail")
+mail_app.command("preview")(mail.preview)
 
 _COMMANDS = {
     "The shop": (shop.migrate, shop.reconcile, shop.doctor, shop.token),

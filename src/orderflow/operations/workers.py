@@ -73,7 +73,7 @@ async def list_workers(*, queues: JobQueues, settings: Settings) -> Fleet:
     names = sorted({*(queue.value for queue in QueueName), *queues_of(workers)})
     found = await asyncio.gather(*(running_jobs(queues, name) for name in names))
     running = [job for jobs in found for job in jobs]
-    named = {(worker.queue, worker.name) for worker in workers}
+    named = {(worker.queue, worker.name) for worker in workers if worker.name is not None}
     return Fleet(
         workers=[_info(worker, running, settings.worker_lock_ms) for worker in workers],
         unclaimed=[_current(job) for job in running if (job.queue, job.worker) not in named],

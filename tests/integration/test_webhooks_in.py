@@ -23,7 +23,9 @@ from tests.integration.working import until
 
 from orderflow.api.app import create_app
 from orderflow.bull.queues import JobState
+from orderflow.charge import expire_payment
 from orderflow.contract import gateway_event_job, order_confirmation_job, payment_failed_job
+from orderflow.errors import GatewayUnavailable
 from orderflow.invariants import count_violations
 from orderflow.reconcile import Counts, run_once
 from orderflow.resources import Resources
@@ -189,22 +191,29 @@ async def test_an_event_of_a_payment_that_waits_still_changes_nothing(api, resou
 
 
 async def test_while_the_gateway_is_away_the_event_is_tried_again(api, resources, waiting, stripe):
-    from orderflow.errors import GatewayUnavailable
-
     await tell(api, event(waiting.payment_id, "payment_failed"))
     stripe.faults.append(Fault("/payment_intents", 503))
     with pytest.raises(GatewayUnavailable):
         await handle(resources)
 
 
-async def test_money_that_nobody_has_a_use_for_is_written_down(api, resources, waiting, sql):
-    await sql.execute(
-        "UPDATE payments SET status = 'failed', decline_reason = 'expired';"
-        "UPDATE orders SET status = 'cancelled'"
-    )
-    await tell(api, event(waiting.payment_id, id="pi_late"))
+async def test_money_that_nobody_has_a_use_for_is_written_down(
+    api, resources, waiting, stripe, sql
+):
+    assert await expire_payment(waiting.payment_id, 0, resources.db)
+    [intent] = stripe.intents(waiting.payment_id)
+    await tell(api, event(waiting.payment_id, id=intent["id"]))
     assert (await handle(resources))["done"] == "nothing to do"
-    assert await sql.fetchval("SELECT transaction_id FROM stray_charges") == "pi_late"
+    assert await order(sql) == ("cancelled", "failed")
+    assert await sql.fetchval("SELECT transaction_id FROM stray_charges") == intent["id"]
+
+
+async def test_a_second_charge_of_a_payment_is_written_down(api, resources, waiting, sql):
+    for number in (1, 2):
+        await tell(api, event(waiting.payment_id, number=number, id=f"pi_{number}"))
+        await handle(resources, number)
+    assert await order(sql) == ("confirmed", "completed")
+    assert await sql.fetchval("SELECT transaction_id FROM stray_charges") == "pi_2"
 
 
 async def test_an_event_of_an_unknown_payment_is_kept_until_it_is_known(

@@ -8,13 +8,14 @@ from itertools import product
 import pytest
 
 from orderflow.bull.queues import JobState
-from orderflow.gateways import Approved, Declined
+from orderflow.gateways import ActionRequired, Approved, Declined
 from orderflow.reconcile.decide import Action, NoWord, Rules, decide, needs_word
 from orderflow.settings import Settings
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 RULES = Rules(order_ttl=HOUR, charge_at_most=MINUTE)
 OPEN = ("pending", "processing")
+WAITS = ActionRequired("pi_1", "pi_1_secret")
 
 
 def row(status: str, payment: str, age=MINUTE, rest=HOUR):
@@ -32,10 +33,10 @@ def action(row, state, word=NoWord.NOT_ASKED, rules=RULES) -> Action:
 
 
 def test_every_case_has_a_decision_with_a_reason():
-    words = (*NoWord, Approved("ch_1"), Declined("no"))
+    words = (*NoWord, Approved("ch_1"), Declined("no"), WAITS)
     statuses = ("pending", "processing", "confirmed", "shipped", "delivered", "cancelled")
     for status, payment, state, word, age in product(
-        statuses, ("pending", "processing"), JobState, words, (MINUTE, 2 * HOUR)
+        statuses, (*OPEN, "requires_action"), JobState, words, (MINUTE, 2 * HOUR)
     ):
         assert decide(row(status, payment, age), state, word, RULES).reason
 
@@ -119,6 +120,34 @@ def test_an_order_past_its_time(state, payment, rest, word, expected):
         word, expected = NoWord.NOT_ASKED, Action.LEAVE
     assert action(past, state, word) is expected
     assert action(past, state, word, Rules(None, MINUTE)) is not Action.EXPIRE
+
+
+@pytest.mark.parametrize("state", JobState)
+@pytest.mark.parametrize(
+    ("age", "rest", "word", "expected"),
+    [
+        (MINUTE, MINUTE, NoWord.NOT_ASKED, Action.LEAVE),
+        (MINUTE, HOUR, WAITS, Action.REST_AGAIN),
+        (MINUTE, HOUR, NoWord.NO_CHARGE, Action.REST_AGAIN),
+        (MINUTE, HOUR, NoWord.NO_ANSWER, Action.REST_AGAIN),
+        (MINUTE, HOUR, Approved("ch_1"), Action.WRITE),
+        (MINUTE, HOUR, Declined("no"), Action.WRITE),
+        (2 * HOUR, MINUTE, WAITS, Action.EXPIRE),
+        (2 * HOUR, MINUTE, NoWord.NO_CHARGE, Action.EXPIRE),
+        (2 * HOUR, MINUTE, NoWord.NO_ANSWER, Action.WAIT),
+        (2 * HOUR, MINUTE, Approved("ch_1"), Action.WRITE),
+    ],
+)
+def test_a_payment_that_waits_for_its_customer_gets_no_job(state, age, rest, word, expected):
+    waits = row("processing", "requires_action", age, rest)
+    if state is JobState.ACTIVE:
+        word, expected = NoWord.NOT_ASKED, Action.LEAVE
+    assert needs_word(waits, state, RULES) is (word is not NoWord.NOT_ASKED)
+    assert action(waits, state, word) is expected
+
+
+def test_a_charge_that_waits_and_was_not_written_down_is_put_back():
+    assert action(row("processing", "processing"), JobState.MISSING, WAITS) is Action.ADD
 
 
 def test_the_rules_come_from_the_settings():

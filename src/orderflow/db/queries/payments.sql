@@ -88,7 +88,7 @@ WITH asked AS (
     FOR UPDATE
 ), declined AS (
     UPDATE payments p
-    SET status = 'failed', decline_reason = a.reason, token = NULL,
+    SET status = 'failed', decline_reason = a.reason, transaction_id = NULL, token = NULL,
         client_secret = NULL, updated_at = now()
     FROM open JOIN asked a USING (id)
     WHERE p.id = open.id

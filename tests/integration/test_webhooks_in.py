@@ -192,7 +192,8 @@ async def test_an_event_of_a_payment_that_waits_still_changes_nothing(api, resou
 
 async def test_while_the_gateway_is_away_the_event_is_tried_again(api, resources, waiting, stripe):
     await tell(api, event(waiting.payment_id, "payment_failed"))
-    stripe.faults.append(Fault("/payment_intents", 503))
+    [intent] = stripe.intents(waiting.payment_id)
+    stripe.faults.append(Fault(intent["id"], 503))
     with pytest.raises(GatewayUnavailable):
         await handle(resources)
 

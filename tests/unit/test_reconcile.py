@@ -132,10 +132,11 @@ def test_an_order_past_its_time(state, payment, rest, word, expected):
         (MINUTE, HOUR, NoWord.NO_ANSWER, Action.REST_AGAIN),
         (MINUTE, HOUR, Approved("ch_1"), Action.WRITE),
         (MINUTE, HOUR, Declined("no"), Action.WRITE),
-        (2 * HOUR, MINUTE, WAITS, Action.EXPIRE),
-        (2 * HOUR, MINUTE, NoWord.NO_CHARGE, Action.EXPIRE),
-        (2 * HOUR, MINUTE, NoWord.NO_ANSWER, Action.WAIT),
-        (2 * HOUR, MINUTE, Approved("ch_1"), Action.WRITE),
+        (2 * HOUR, MINUTE, NoWord.NOT_ASKED, Action.LEAVE),
+        (2 * HOUR, HOUR, WAITS, Action.EXPIRE),
+        (2 * HOUR, HOUR, NoWord.NO_CHARGE, Action.EXPIRE),
+        (2 * HOUR, HOUR, NoWord.NO_ANSWER, Action.WAIT),
+        (2 * HOUR, HOUR, Approved("ch_1"), Action.WRITE),
     ],
 )
 def test_a_payment_that_waits_for_its_customer_gets_no_job(state, age, rest, word, expected):

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -31,26 +31,32 @@ from orderflow.gateways import (
     Approved,
     Charge,
     Declined,
-    Entry,
     EntryKind,
     GatewayEvent,
     Outcome,
     Page,
     Refund,
-    Refunded,
     RefundOutcome,
-    RefundPending,
     Reply,
 )
-from orderflow.gateways.minor_units import from_minor_units, to_minor_units
-from orderflow.orders import EXPIRED
+from orderflow.gateways.minor_units import to_minor_units
+from orderflow.gateways.stripe_words import (
+    NOT_IN_THIS_STATUS,
+    PAYMENT_KEY,
+    REFUND_KEY,
+    CardDeclined,
+    KeptFault,
+    RequestRefused,
+    charge_entry,
+    in_our_words,
+    key_in,
+    reason_of,
+    refund_entry,
+    refund_outcome,
+)
 from orderflow.settings import Settings
 
 T = TypeVar("T")
-
-#: The key of the charge, and that of a refund, in the metadata of what is Stripe's.
-PAYMENT_KEY = "orderflow_payment"
-REFUND_KEY = "orderflow_refund"
 
 #: An event's signature is taken for so long, as Stripe's own libraries do.
 _EVENT_AGE_S = 300
@@ -121,17 +127,17 @@ class StripeGateway:
                         {"idempotency_key": key},
                     )
                 )
-            except _KeptFault:
+            except KeptFault:
                 # Money may have gone back all the same.
                 known = await self.find_refund(refund)
                 if known is not None:
                     return known
-            except _Refused as error:
+            except RequestRefused as error:
                 if error.code == "charge_already_refunded" or error.param == "amount":
                     return Declined(error.code or "amount")
                 raise
             else:
-                return _refund_outcome(made)
+                return refund_outcome(made)
         raise GatewayUnavailable(reason="faults that Stripe keeps")
 
     async def find_refund(self, refund: Refund) -> RefundOutcome | None:
@@ -146,8 +152,8 @@ class StripeGateway:
                 self._client.v1.refunds.list_async(params | _after(after))  # type: ignore[arg-type]
             )
             for made in listed.data:
-                if _key_in(made.metadata, REFUND_KEY) == refund.key:
-                    return _refund_outcome(made)
+                if key_in(made.metadata, REFUND_KEY) == refund.key:
+                    return refund_outcome(made)
             if not (listed.has_more and listed.data):
                 return None
             after = listed.data[-1].id
@@ -163,10 +169,10 @@ class StripeGateway:
         v1 = self._client.v1
         if kind is EntryKind.CHARGE:
             charges = await self._ask(v1.charges.list_async(params))  # type: ignore[arg-type]
-            entries = [_charge_entry(one) for one in charges.data if one.status == "succeeded"]
+            entries = [charge_entry(one) for one in charges.data if one.status == "succeeded"]
             return Page(entries, _last_of(charges))
         refunds = await self._ask(v1.refunds.list_async(params))  # type: ignore[arg-type]
-        entries = [_refund_entry(one) for one in refunds.data if one.status == "succeeded"]
+        entries = [refund_entry(one) for one in refunds.data if one.status == "succeeded"]
         return Page(entries, _last_of(refunds))
 
     @property
@@ -194,9 +200,9 @@ class StripeGateway:
             create = self._client.v1.payment_intents.create_async
             try:
                 made = await self._ask(create(params, {"idempotency_key": key}))
-            except _KeptFault:
+            except KeptFault:
                 continue
-            except _Refused as error:
+            except RequestRefused as error:
                 if error.param == "amount":
                     return Declined(error.code or "amount")
                 raise
@@ -208,12 +214,10 @@ class StripeGateway:
         quoted = key.replace("\\", "\\\\").replace("'", "\\'")
         query = f"metadata['{PAYMENT_KEY}']:'{quoted}'"
         found = await self._ask(self._client.v1.payment_intents.search_async({"query": query}))
-        for other in found.data:
-            # What the search tells may be old.
-            reply = None if other.id == intent.id else await self._reply_of(other.id)
-            if reply is not None:
-                return reply
-        return None
+        # What the search tells of them may be old.
+        replies = [await self._reply_of(one.id) for one in found.data if one.id != intent.id]
+        paid = next((reply for reply in replies if isinstance(reply, Approved)), None)
+        return paid or next((reply for reply in replies if reply is not None), None)
 
     async def _confirm(self, intent: stripe.PaymentIntent, token: str) -> Reply:
         how: PaymentIntentConfirmParams = (
@@ -225,12 +229,12 @@ class StripeGateway:
             confirmed = await self._ask(
                 self._client.v1.payment_intents.confirm_async(intent.id, how)
             )
-        except _CardDeclined as declined:
+        except CardDeclined as declined:
             return await self._decline(intent, declined.reason)
-        except _Refused as error:
+        except RequestRefused as error:
             if error.param in how:
                 return await self._decline(intent, "invalid_payment_method")
-            if error.code != _NOT_IN_THIS_STATUS:
+            if error.code != NOT_IN_THIS_STATUS:
                 raise
             # Another worker confirmed it.
             return await self._reply_of(intent.id) or _waiting(intent)
@@ -245,9 +249,9 @@ class StripeGateway:
             case "succeeded":
                 return Approved(intent.id)
             case "canceled":
-                return Declined(_reason_of(intent))
+                return Declined(reason_of(intent))
             case "requires_payment_method" if intent.last_payment_error is not None:
-                return await self._decline(intent, _reason_of(intent))
+                return await self._decline(intent, reason_of(intent))
             case "requires_payment_method" | "requires_confirmation":
                 return None
         return _waiting(intent)
@@ -262,13 +266,13 @@ class StripeGateway:
         cancel = self._client.v1.payment_intents.cancel_async
         try:
             closed = await self._ask(cancel(intent_id, {"cancellation_reason": "abandoned"}))
-        except _Refused as error:
-            if error.code != _NOT_IN_THIS_STATUS:
+        except RequestRefused as error:
+            if error.code != NOT_IN_THIS_STATUS:
                 raise
             closed = await self._retrieve(intent_id)
         if closed.status not in {"canceled", "succeeded"}:
             # A bank is at it, and is not to be stopped.
-            raise GatewayUnavailable(reason=f"its intent is {closed.status}")
+            raise GatewayRefused(reason=f"an intent that is {closed.status} cannot be cancelled")
         return closed
 
     async def _retrieve(self, intent_id: str) -> stripe.PaymentIntent:
@@ -276,130 +280,13 @@ class StripeGateway:
 
     async def _ask(self, request: Awaitable[T]) -> T:
         """Await Stripe's answer for GATEWAY_TIMEOUT_MS at most."""
-        with _in_our_words():
+        with in_our_words():
             async with asyncio.timeout(self._timeout_s):
                 return await request
 
 
-#: Stripe's word for an intent that is too far for what is asked.
-_NOT_IN_THIS_STATUS = "payment_intent_unexpected_state"
-
-
-class _KeptFault(GatewayUnavailable):
-    """Stripe answers with the fault that it kept under this key: {reason}."""
-
-
-class _CardDeclined(GatewayRefused):
-    """The card is declined: {reason}."""
-
-
-class _Refused(GatewayRefused):
-    """Stripe refuses this request: {reason}."""
-
-
-@contextmanager
-def _in_our_words() -> Iterator[None]:
-    """Raise what Stripe's client raises as errors of ours. Its messages may tell of a customer."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise GatewayUnavailable(reason="TimeoutError") from error
-    except stripe.CardError as error:
-        raise _CardDeclined(reason=_reason(error.error, error.code)) from None
-    except stripe.InvalidRequestError as error:
-        parts = (f"HTTP {error.http_status}", error.code, error.param, error.request_id)
-        reason = ", ".join(str(part) for part in parts if part)
-        raise _Refused(reason=reason, code=error.code, param=error.param) from None
-    except stripe.IdempotencyError:
-        raise GatewayRefused(reason="its key was used for another request") from None
-    except stripe.APIConnectionError as error:
-        raise GatewayUnavailable(reason=type(error.__cause__ or error).__name__) from None
-    except stripe.StripeError as error:
-        kept = (error.headers or {}).get("idempotent-replayed") == "true"
-        kind = _KeptFault if kept else GatewayUnavailable
-        raise kind(reason=f"HTTP {error.http_status}") from None
-
-
-#: What Stripe asks shops to keep from the customer, who may be a thief: docs.stripe.com/declines.
-_NOT_TOLD = frozenset(
-    {
-        "fraudulent",
-        "generic_decline",
-        "lost_card",
-        "merchant_blacklist",
-        "pickup_card",
-        "restricted_card",
-        "security_violation",
-        "stolen_card",
-    }
-)
-
-
-def _reason(error: object, code: str | None) -> str:
-    """Return why a card was declined, as the customer may know it."""
-    why = getattr(error, "decline_code", None) or code or "card_declined"
-    return "card_declined" if why in _NOT_TOLD else str(why)
-
-
-def _reason_of(intent: stripe.PaymentIntent) -> str:
-    error = intent.last_payment_error
-    if error is not None:
-        return _reason(error, error.code)
-    # Only the reconciler abandons what nobody paid.
-    return EXPIRED if intent.cancellation_reason == "abandoned" else "canceled"
-
-
 def _waiting(intent: stripe.PaymentIntent) -> ActionRequired:
     return ActionRequired(intent.id, intent.client_secret or "")
-
-
-def _refund_outcome(refund: stripe.Refund) -> RefundOutcome:
-    match refund.status:
-        case "succeeded":
-            return Refunded(refund.id)
-        case "failed" | "canceled":
-            return Declined(getattr(refund, "failure_reason", None) or str(refund.status))
-    return RefundPending(refund.id)
-
-
-def _charge_entry(charge: stripe.Charge) -> Entry:
-    transaction_id = _id_of(charge.payment_intent) or charge.id
-    return Entry(
-        kind=EntryKind.CHARGE,
-        id=transaction_id,
-        charge_id=transaction_id,
-        key=_key_in(charge.metadata, PAYMENT_KEY),
-        amount=from_minor_units(charge.amount_captured, charge.currency.upper()),
-        currency=charge.currency.upper(),
-        at=datetime.fromtimestamp(charge.created, UTC),
-    )
-
-
-def _refund_entry(refund: stripe.Refund) -> Entry:
-    return Entry(
-        kind=EntryKind.REFUND,
-        id=refund.id,
-        charge_id=_id_of(refund.payment_intent) or _id_of(refund.charge) or refund.id,
-        key=_key_in(refund.metadata, REFUND_KEY),
-        amount=from_minor_units(refund.amount, refund.currency.upper()),
-        currency=refund.currency.upper(),
-        at=datetime.fromtimestamp(refund.created, UTC),
-    )
-
-
-def _id_of(reference: object) -> str | None:
-    """Return the id of what Stripe may have sent as such, or in full."""
-    if reference is None or isinstance(reference, str):
-        return reference
-    return str(getattr(reference, "id", "")) or None
-
-
-def _key_in(metadata: Any, name: str) -> str | None:
-    try:
-        key = metadata[name]
-    except (KeyError, TypeError):
-        return None
-    return str(key) or None
 
 
 def _last_of(listed: Any) -> str | None:
@@ -441,7 +328,7 @@ def read_event(body: bytes, headers: Mapping[str, str], settings: Settings) -> G
         return GatewayEvent(
             id=str(event["id"]),
             type=str(event["type"]),
-            key=_key_in(metadata, PAYMENT_KEY) if is_intent else None,
+            key=key_in(metadata, PAYMENT_KEY) if is_intent else None,
             paid=Approved(str(about["id"])) if paid else None,
             happened_at=datetime.fromtimestamp(event["created"], UTC),
         )

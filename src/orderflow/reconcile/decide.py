@@ -46,7 +46,8 @@ class NoWord(StrEnum):
 #: What is known of a payment's outcome besides its row.
 Word = Reply | NoWord
 
-#: A payment that waits for its customer is asked about so often, in case an event was lost.
+#: A payment that waits for its customer is asked about so often, in case an event was lost, and
+#: so that one past its time that a bank does not let go of is not asked about in each run.
 _ASK_EVERY = timedelta(minutes=5)
 
 
@@ -94,7 +95,7 @@ def needs_word(row: Row, state: JobState, rules: Rules) -> bool:
     if row["status"] not in OPEN_ORDER or state is JobState.ACTIVE:
         return False
     if _waits_for_customer(row):
-        return bool(row["payment_rest"] > _ASK_EVERY) or rules.is_over(row)
+        return bool(row["payment_rest"] > _ASK_EVERY)
     unknown = row["payment_status"] == PaymentStatus.PROCESSING and state is not JobState.LIVE
     return unknown or state is JobState.COMPLETED or rules.is_over(row)
 
@@ -122,17 +123,25 @@ def decide(row: Row, state: JobState, word: Word, rules: Rules) -> Decision:
         said_by = "its job ended elsewhere" if state is JobState.COMPLETED else "the gateway knows"
         outcome = "paid" if isinstance(word, Approved) else "declined"
         return Decision(Action.WRITE, f"{said_by}: {outcome}")
+    if _waits_for_customer(row):
+        return _waiting(row, word, rules)
     if rules.is_over(row):
         return _expired(row, word, rules)
-    return _still_open(row, state, word)
+    return _still_open(state, word)
 
 
-def _still_open(row: Row, state: JobState, word: Word) -> Decision:
-    if _waits_for_customer(row):
-        return _KEPT_WAITING if word is NoWord.NOT_ASKED else _ASKED_IN_VAIN
+def _still_open(state: JobState, word: Word) -> Decision:
     if state is JobState.COMPLETED and word is NoWord.NO_ANSWER:
         return Decision(Action.WAIT, "its job ended elsewhere, and the gateway gives no answer")
     return TO_DO[state]
+
+
+def _waiting(row: Row, word: Word, rules: Rules) -> Decision:
+    if word is NoWord.NOT_ASKED:
+        return Decision(Action.LEAVE, "the customer or the bank has to act")
+    if rules.is_over(row):
+        return _expired(row, word, rules)
+    return Decision(Action.REST_AGAIN, "the customer or the bank has still to act")
 
 
 def _expired(row: Row, word: Word, rules: Rules) -> Decision:
@@ -143,8 +152,6 @@ def _expired(row: Row, word: Word, rules: Rules) -> Decision:
     return Decision(Action.EXPIRE, "past its time, and no money was taken")
 
 
-_KEPT_WAITING = Decision(Action.LEAVE, "the customer or the bank has to act")
-_ASKED_IN_VAIN = Decision(Action.REST_AGAIN, "the customer or the bank has still to act")
 _ANY_JOB = {
     JobState.ACTIVE: Decision(Action.LEAVE, "a worker is at its job"),
     JobState.LIVE: Decision(Action.LEAVE, "its job waits"),

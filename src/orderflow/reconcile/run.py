@@ -250,6 +250,8 @@ class _Run:
             case Action.EXPIRE:
                 expired = await self._expire(case)
                 counts.orders_expired += expired
+                if not expired:
+                    await self._db.fetchrow("rest_again", row["payment_id"])
                 return expired
         return False
 

@@ -128,7 +128,7 @@ WHERE id = $1 AND status = ANY($4::text[])
 RETURNING id
 
 -- name: rest_again
--- payment id. It was asked about just now, and waits still.
+-- payment id. One that waits was asked about just now, and waits still.
 UPDATE payments SET updated_at = now() WHERE id = $1 AND status = 'requires_action'
 
 -- name: lock_unless_charging

@@ -34,33 +34,61 @@ from redis import Redis
 from orderflow.bull.connection import connect_producer, connect_worker
 from orderflow.bull.queues import JobQueues
 from orderflow.bull.worker import Delivery
+from orderflow.cancel import cancel_order
 from orderflow.checkout import Checkout, IdempotencyKey, Receipt, place_order
-from orderflow.contract import NewJob, PaymentMethod, QueueName
+from orderflow.contract import (
+    JobName,
+    NewJob,
+    PaymentMethod,
+    QueueName,
+    order_confirmation_job,
+    order_event_job,
+    order_refunded_job,
+    payment_failed_job,
+    payment_job,
+    refund_job,
+)
 from orderflow.errors import (
     AddressRefused,
     DatabaseUnavailable,
     GatewayUnavailable,
     IdempotencyKeyReused,
+    IllegalTransition,
+    NothingToRefund,
     OutOfStock,
+    RefundTooLarge,
     SenderUnavailable,
 )
-from orderflow.gateways import Approved, Charge, Declined, Outcome
-from orderflow.orders import ORDER_TRANSITIONS, PAYMENT_TRANSITIONS, OrderStatus, PaymentStatus
+from orderflow.gateways import Approved, Charge, Declined, Outcome, Refund, Refunded
+from orderflow.orders import (
+    OPEN_ORDER,
+    ORDER_TRANSITIONS,
+    PAYMENT_TRANSITIONS,
+    OrderStatus,
+    PaymentStatus,
+)
 from orderflow.reconcile import run_once
+from orderflow.refund import request_refund
 from orderflow.resources import Resources, open_resources
 from orderflow.senders import Channel, Message
 from orderflow.settings import Settings
+from orderflow.shipping import deliver_order, ship_order
 from orderflow.worker import load_worker
 
 STOCK = 12
 #: A run that comes to rest needs a few of these; one that never does is a fault.
 ROUNDS_TO_REST = 12
 
-QUEUES = (QueueName.PAYMENTS, QueueName.NOTIFICATIONS)
+QUEUES = (QueueName.PAYMENTS, QueueName.ORDERS, QueueName.NOTIFICATIONS)
 WORKERS = {
     QueueName.PAYMENTS: load_worker("payment"),
+    QueueName.ORDERS: load_worker("order"),
     QueueName.NOTIFICATIONS: load_worker("notification"),
 }
+
+KEPT = {OrderStatus.CONFIRMED, OrderStatus.SHIPPED, OrderStatus.DELIVERED}
+PAID = {PaymentStatus.COMPLETED, PaymentStatus.REFUNDED}
+EVENTS = (JobName.ORDER_SHIPPED, JobName.ORDER_DELIVERED, JobName.ORDER_CANCELLED)
 
 _prefixes = itertools.count(1)
 
@@ -123,14 +151,17 @@ class MortalDatabase(Mortal):
 class Books:
     """A gateway that takes money as often as it is told to.
 
-    A real one would take it once for each key; that orderflow asks before it charges again is
-    what this one shows. Only of two that charge at the same time the second is given the answer
-    of the first.
+    A real one would take it once for each key, and give it back once; that orderflow asks before
+    it does either again is what this one shows. Only of two that ask at the same time the second is
+    given the answer of the first.
     """
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.charges: Counter[str] = Counter()
+        self.refunded: dict[str, Refunded] = {}
+        self.refunds: Counter[str] = Counter()
+        self.given_back: Counter[str] = Counter()
         self.two_at_once = False
         self.mood = "well"
 
@@ -149,6 +180,24 @@ class Books:
     async def find(self, charge: Charge) -> Outcome | None:
         self._answer("down", "loses answers")
         return self.outcomes.get(charge.key)
+
+    async def cancel(self, charge: Charge) -> Outcome | None:
+        return await self.find(charge)
+
+    async def refund(self, refund: Refund) -> Refunded:
+        self._answer("down")
+        assert self.outcomes[refund.charge_key] == Approved(refund.transaction_id)
+        if not (self.two_at_once and refund.key in self.refunded):
+            self.refunds[refund.key] += 1
+            self.given_back[refund.charge_key] += refund.amount
+            self.refunded[refund.key] = Refunded(f"re-{refund.key}")
+        await asyncio.sleep(0)
+        self._answer("loses answers")
+        return self.refunded[refund.key]
+
+    async def find_refund(self, refund: Refund) -> Refunded | None:
+        self._answer("down", "loses answers")
+        return self.refunded.get(refund.key)
 
     def _answer(self, *silent_when: str) -> None:
         if self.mood in silent_when:
@@ -196,6 +245,7 @@ class Shop(RuleBasedStateMachine):
 
     async def _open(self) -> None:
         await self.sql.execute(
+            "DELETE FROM event_messages; DELETE FROM order_events; DELETE FROM refunds;"
             "DELETE FROM notifications; DELETE FROM stray_charges; DELETE FROM payments;"
             "DELETE FROM orders; DELETE FROM idempotency_keys; DELETE FROM products"
         )
@@ -222,7 +272,7 @@ class Shop(RuleBasedStateMachine):
             self.shared,
             db=MortalDatabase(self.shared.db, fate),
             queues=Mortal(self.queues, fate, "offer", "add_all", "retry", "replace"),
-            gateway=Mortal(self.books, fate, "charge", "find"),
+            gateway=Mortal(self.books, fate, "charge", "find", "cancel", "refund", "find_refund"),
             senders=tuple(_mortal_post(post, fate) for post in self.posts),
         )
 
@@ -314,6 +364,39 @@ class Shop(RuleBasedStateMachine):
         for _ in range(times):
             self.run(queue.add("process-payment", data, {"attempts": 3}))
 
+    @rule(which=st.integers(0, 9), fate=st.builds(Fate, st.none() | st.integers(0, 12)))
+    def cancel(self, which: int, fate: Fate) -> None:
+        self.run(self._change(cancel_order, which, fate))
+
+    @rule(
+        which=st.integers(0, 9),
+        amount=st.sampled_from([None, Decimal("1.00"), Decimal("5.00")]),
+        key=st.sampled_from(["key-1", "key-2"]),
+        fate=st.builds(Fate, st.none() | st.integers(0, 10)),
+    )
+    def refund(self, which: int, amount: Decimal | None, key: str, fate: Fate) -> None:
+        self.run(self._change(request_refund, which, fate, amount, key))
+
+    @rule(which=st.integers(0, 9), fate=st.builds(Fate, st.none() | st.integers(0, 6)))
+    def ship(self, which: int, fate: Fate) -> None:
+        self.run(self._change(ship_order, which, fate, "Parcels", "1"))
+
+    @rule(which=st.integers(0, 9), fate=st.builds(Fate, st.none() | st.integers(0, 6)))
+    def hand_over(self, which: int, fate: Fate) -> None:
+        self.run(self._change(deliver_order, which, fate))
+
+    async def _change(self, change: Any, which: int, fate: Fate, *args: Any) -> None:
+        """Do something with an order that an operator or its customer may do."""
+        rows = await self._rows()
+        if not rows:
+            return
+        process = self._process(fate)
+        with suppress(
+            Death, IllegalTransition, NothingToRefund, RefundTooLarge, IdempotencyKeyReused
+        ):
+            order_id = str(rows[which % len(rows)]["id"])
+            await change(order_id, *args, db=process.db, queues=process.queues)
+
     @rule(mood=st.sampled_from(["well", "down", "loses answers", "refuses"]))
     def deliver(self, mood: str) -> None:
         self.run(self._deliver_any(Fate(), mood))
@@ -365,15 +448,19 @@ class Shop(RuleBasedStateMachine):
     async def _excuse_what_was_not_recorded(self) -> None:
         """A message may go again that was taken, and whose record was lost with its process."""
         for row in await self.sql.fetch(
-            "SELECT order_id, kind, channel FROM notifications WHERE sent_at IS NULL"
+            """SELECT kind, order_id AS id, channel FROM notifications WHERE sent_at IS NULL
+               UNION ALL
+               SELECT kind, coalesce(refund_id, order_id), channel
+               FROM event_messages m JOIN order_events e ON e.id = m.event_id
+               WHERE sent_at IS NULL"""
         ):
-            reference = f"{row['kind']}.{row['order_id']}"
+            reference = f"{row['kind']}.{row['id']}"
             for post in self.posts:
                 if post.channel == row["channel"]:
                     self.may_repeat[f"{post.channel}:{reference}"] = post.taken[reference]
 
     # What is drawn must not hang on what happened before, or hypothesis could not play it again.
-    @rule(which=st.integers(0, 29), times=st.integers(1, 2))
+    @rule(which=st.integers(0, 59), times=st.integers(1, 2))
     def deliver_again(self, which: int, times: int) -> None:
         """A job that was delivered before, or is not due, is delivered: also twice at once."""
         jobs = self.run(self._jobs_of_every_order())
@@ -381,8 +468,6 @@ class Shop(RuleBasedStateMachine):
             self.run(self._deliver_at_once([jobs[which % len(jobs)]] * times))
 
     async def _jobs_of_every_order(self) -> list[NewJob]:
-        from orderflow.contract import order_confirmation_job, payment_failed_job, payment_job
-
         jobs = []
         for row in await self._rows():
             order, payment = str(row["id"]), str(row["payment_id"])
@@ -390,7 +475,11 @@ class Shop(RuleBasedStateMachine):
                 payment_job(payment, order, row["method"], row["amount"]),
                 order_confirmation_job(order, "user-1"),
                 payment_failed_job(order, "user-1", "card_declined"),
+                *(order_event_job(kind, order, "user-1") for kind in EVENTS),
             ]
+        for row in await self.sql.fetch("SELECT id, order_id FROM refunds ORDER BY id"):
+            order = str(row["order_id"])
+            jobs += [refund_job(row["id"], order), order_refunded_job(row["id"], order, "user-1")]
         return jobs
 
     async def _deliver_at_once(self, jobs: list[NewJob]) -> None:
@@ -433,7 +522,10 @@ class Shop(RuleBasedStateMachine):
 
     async def _let_time_go_by(self) -> None:
         await self.sql.execute(
-            "UPDATE notifications SET claimed_until = now() WHERE claimed_until > now()"
+            """UPDATE notifications SET claimed_until = now() WHERE claimed_until > now();
+               UPDATE event_messages SET claimed_until = now() WHERE claimed_until > now();
+               UPDATE payments SET updated_at = updated_at - interval '1 hour'
+               WHERE decline_reason = 'order_cancelled'"""
         )
         for queue in QUEUES:
             key = f"{self.prefix}:{queue}"
@@ -462,7 +554,9 @@ class Shop(RuleBasedStateMachine):
         rows: list[asyncpg.Record] = await self.sql.fetch(
             """SELECT o.id, o.status, o.email, o.phone, o.notified_at,
                       p.id AS payment_id, p.method, p.amount,
-                      p.status AS payment_status, coalesce(p.external_id, p.id::text) AS key
+                      p.status AS payment_status, coalesce(p.external_id, p.id::text) AS key,
+                      EXISTS (SELECT FROM order_events e
+                              WHERE e.order_id = o.id AND e.kind = 'order-cancelled') AS cancelled
                FROM orders o JOIN payments p ON p.order_id = o.id
                ORDER BY o.created_at, o.id"""
         )
@@ -480,7 +574,12 @@ class Shop(RuleBasedStateMachine):
                WHERE i.sku = 'mug' AND o.status <> 'cancelled'"""
         )
         assert stock + sold == STOCK
-        assert await self.sql.fetchval("SELECT count(*) FROM stray_charges") == 0
+        assert not await self.sql.fetch(
+            """SELECT FROM stray_charges s JOIN payments p ON p.id = s.payment_id
+               WHERE p.decline_reason IS DISTINCT FROM 'order_cancelled'"""
+        )
+        for refund, times in self.books.refunds.items():
+            assert times == 1, refund
         for post in self.posts:
             for reference, times in post.taken.items():
                 assert times <= 1 + self.may_repeat[f"{post.channel}:{reference}"], reference
@@ -492,17 +591,22 @@ class Shop(RuleBasedStateMachine):
         assert _leads_to(was[1], payment, PAYMENT_TRANSITIONS), (was, payment)
         self.statuses[row["id"]] = (order, payment)
 
-        assert (order is OrderStatus.CONFIRMED) == (payment is PaymentStatus.COMPLETED)
-        assert (order is OrderStatus.CANCELLED) == (payment is PaymentStatus.FAILED)
+        if order in KEPT:
+            assert payment in PAID
+        if payment is PaymentStatus.FAILED or row["cancelled"]:
+            assert order is OrderStatus.CANCELLED
+        elif payment in PAID:
+            assert order in KEPT
         charges = self.books.charges[row["key"]]
         assert charges <= 1
+        assert self.books.given_back[row["key"]] <= row["amount"]
         if row["method"] == PaymentMethod.CASH:
             assert charges == 0
-            assert order is not OrderStatus.CANCELLED
-        elif order in {OrderStatus.CONFIRMED, OrderStatus.CANCELLED}:
+            assert order is not OrderStatus.CANCELLED or row["cancelled"]
+        elif order not in OPEN_ORDER and not row["cancelled"]:
             assert charges == 1
             approved = isinstance(self.books.outcomes[row["key"]], Approved)
-            assert approved == (order is OrderStatus.CONFIRMED)
+            assert approved == (order in KEPT)
 
     # Where all of it ends
 
@@ -522,21 +626,51 @@ class Shop(RuleBasedStateMachine):
                     pass
             await self._reconcile(Fate())
             rows = await self._rows()
-            if all(row["notified_at"] for row in rows):
+            if all(row["notified_at"] for row in rows) and not await self._unfinished():
                 break
         await self._check()
+        assert not await self._unfinished()
         for row in await self._rows():
-            assert row["status"] in {"confirmed", "cancelled"}
+            assert row["status"] not in OPEN_ORDER
             assert row["notified_at"] is not None
-            assert self._was_told(row)
+            assert row["cancelled"] or self._was_told(_how_it_ended(row), row["id"], row)
+            outcome = self.books.outcomes.get(row["key"])
+            if row["cancelled"] and isinstance(outcome, Approved):
+                assert self.books.given_back[row["key"]] == row["amount"]
+        await self._check_events()
         known = {row["key"] for row in await self._rows()}
         assert set(self.books.charges) <= known
 
-    def _was_told(self, row: asyncpg.Record) -> bool:
-        kind = "payment-failed" if row["status"] == "cancelled" else "order-confirmation"
-        reference = f"{kind}.{row['id']}"
+    async def _unfinished(self) -> list[asyncpg.Record]:
+        unfinished: list[asyncpg.Record] = await self.sql.fetch(
+            """SELECT id FROM refunds WHERE status IN ('pending', 'processing')
+               UNION ALL SELECT id FROM order_events WHERE told_at IS NULL"""
+        )
+        return unfinished
+
+    async def _check_events(self) -> None:
+        """Everything that became of an order was told, and what was given back is in the rows."""
+        for event in await self.sql.fetch(
+            """SELECT e.kind, coalesce(e.refund_id, e.order_id) AS id, o.email, o.phone
+               FROM order_events e JOIN orders o ON o.id = e.order_id"""
+        ):
+            assert self._was_told(event["kind"], event["id"], event)
+        for row in await self.sql.fetch(
+            """SELECT coalesce(p.external_id, p.id::text) AS key, sum(r.amount) AS amount
+               FROM refunds r JOIN payments p ON p.id = r.payment_id
+               WHERE r.status = 'completed' AND p.method <> 'cash'
+               GROUP BY p.id"""
+        ):
+            assert self.books.given_back[row["key"]] == row["amount"]
+
+    def _was_told(self, kind: str, about: Any, row: asyncpg.Record) -> bool:
+        reference = f"{kind}.{about}"
         asked = self.posts[:1] * (row["email"] is not None) + self.posts[1:] * bool(row["phone"])
         return all(reference in {*post.taken, *post.refused} for post in asked)
+
+
+def _how_it_ended(row: asyncpg.Record) -> str:
+    return "payment-failed" if row["status"] == "cancelled" else "order-confirmation"
 
 
 def _mortal_post(post: Post, fate: Fate) -> Mortal:

@@ -15,17 +15,23 @@ from orderflow.contract import (
     JOB_OPTIONS,
     JobName,
     OrderConfirmationJob,
+    OrderEventJob,
+    OrderRefundedJob,
     PaymentFailedJob,
     PaymentJob,
     PaymentMethod,
     Priorities,
     Priority,
     QueueName,
+    RefundJob,
     gateway_key,
     job_id,
     order_confirmation_job,
+    order_event_job,
+    order_refunded_job,
     payment_failed_job,
     payment_job,
+    refund_job,
     row_id,
 )
 
@@ -43,8 +49,14 @@ def test_the_names_are_those_of_the_node_design():
         "process-payment",
         "order-confirmation",
         "payment-failed",
+        "order-shipped",
+        "order-delivered",
+        "order-cancelled",
+        "order-refunded",
+        "refund-payment",
         "reconcile",
         "gateway-event",
+        "compare-books",
     ]
     assert [method.value for method in PaymentMethod] == ["card", "online", "wallet", "cash"]
     assert list(CONCURRENCY.values()) == [10, 20, 5]
@@ -95,12 +107,27 @@ def test_the_notification_jobs():
     }
 
 
+def test_the_jobs_of_an_orders_later_life():
+    shipped = order_event_job(JobName.ORDER_SHIPPED, ORDER, "user-1")
+    assert (shipped.queue, shipped.priority) == ("notifications", "medium")
+    assert shipped.job_id == f"order-shipped-{ORDER}"
+    told = order_refunded_job(UUID(PAYMENT), ORDER, "user-1")
+    assert (told.queue, told.job_id) == ("notifications", f"order-refunded-{PAYMENT}")
+    refund = refund_job(UUID(PAYMENT), ORDER)
+    assert (refund.queue, refund.name) == ("order-processing", "refund-payment")
+    assert refund.job_id == f"refund-{PAYMENT}"
+    assert refund.data == {"refundId": PAYMENT, "orderId": ORDER}
+
+
 @pytest.mark.parametrize(
     ("job", "payload"),
     [
         (payment_job(PAYMENT, ORDER, "cash", Decimal("1234567890.00")), PaymentJob),
         (order_confirmation_job("42", None), OrderConfirmationJob),
         (payment_failed_job("42", "zoë", "no “funds”"), PaymentFailedJob),
+        (order_event_job(JobName.ORDER_SHIPPED, "42", "zoë"), OrderEventJob),
+        (order_refunded_job(UUID(PAYMENT), "42", None), OrderRefundedJob),
+        (refund_job(UUID(PAYMENT), "42"), RefundJob),
     ],
 )
 def test_our_jobs_have_the_data_of_their_payload(job, payload):

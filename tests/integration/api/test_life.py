@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import pytest
+from tests.integration.api.conftest import BODY
 from tests.integration.life import charge, give_back, order_of, refund_of
 
-from orderflow.checkout import Receipt
+from orderflow.checkout import Checkout, Receipt, place_order
 from orderflow.operations.audit import actions_on_order
 
 
 @pytest.fixture
-async def receipt(place, resources) -> Receipt:
-    """An order of user-1 that is paid."""
-    receipt = await place()
-    await charge(resources, receipt)
-    return receipt
+async def placed(resources) -> Receipt:
+    """An order of user-1."""
+    checkout = Checkout.model_validate(BODY)
+    return await place_order(checkout, "user-1", None, db=resources.db, queues=resources.queues)
+
+
+@pytest.fixture
+async def receipt(placed, resources) -> Receipt:
+    """One that is paid."""
+    await charge(resources, placed)
+    return placed
 
 
 @pytest.fixture
@@ -94,8 +101,8 @@ async def test_an_amount_that_is_none_is_named(api, receipt, by_admin, amount):
     assert api.faults(answer)[0][0] == "/amount"
 
 
-async def test_what_was_not_paid_is_not_given_back(api, place, by_admin):
-    answer = await by_admin(await place(), "refund", {}, **{"Idempotency-Key": "a"})
+async def test_what_was_not_paid_is_not_given_back(api, placed, by_admin):
+    answer = await by_admin(placed, "refund", {}, **{"Idempotency-Key": "a"})
     assert (answer.status_code, api.problem(answer)) == (409, "nothing-to-refund")
 
 

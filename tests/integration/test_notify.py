@@ -9,14 +9,26 @@ from urllib.parse import urlsplit
 
 import pytest
 from bullmq import UnrecoverableError
+from pydantic import SecretStr
+from tests.integration.twilio import ACCOUNT, SENDER, TOKEN, open_twilio_server
 
+from orderflow.bull.slots import Postponed
 from orderflow.db import open_database
-from orderflow.errors import DatabaseUnavailable, NotificationBeingSent, SenderUnavailable
+from orderflow.errors import (
+    DatabaseUnavailable,
+    NotificationBeingSent,
+    SenderUnavailable,
+    TemplateFailed,
+)
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port
 from orderflow.sandbox.tcp_proxy import Mode, TcpProxy
 from orderflow.senders import Channel, Message
+from orderflow.senders.messages import Templates
+from orderflow.senders.opening import open_senders
+from orderflow.senders.paced import PacedSender
 from orderflow.senders.smtp import SmtpSender
+from orderflow.settings import RequestRate
 from orderflow.testing import perform_job
 
 
@@ -207,6 +219,113 @@ async def test_an_address_that_is_refused_is_recorded_and_the_order_goes_on(reso
     receipt = await paid(contact={"email": "refused@shop.example"})
     assert await confirm(resources, receipt.order_id) == {"success": True, "sent": []}
     assert await sql.fetchval("SELECT refused_reason FROM notifications") == "SMTP 550 5.1.1"
+    assert await sql.fetchval("SELECT notified_at IS NOT NULL FROM orders")
+
+
+async def test_a_customer_is_written_to_in_the_language_that_was_named(
+    resources, paid, mail_server, settings
+):
+    contact = {"email": "ada@shop.example", "phone": "+4915112345678", "language": "de-AT"}
+    receipt = await paid(contact=contact)
+    await confirm(resources, receipt.order_id)
+    [mail] = mail_server.mails(receipt.order_id)
+    assert mail["Subject"] == f"Ihre Bestellung {receipt.order_id} ist bestätigt"
+    assert mail["Content-Language"] == "de"
+    assert "68,00 EUR" in mail.get_body(["plain"]).get_content()
+    assert '<html lang="de">' in mail.get_body(["html"]).get_content()
+    assert "ist bestätigt" in json.loads(settings.sms_file.read_text())["text"]
+
+
+@pytest.mark.parametrize(
+    ("wished", "language"),
+    [(("fr", "de", "en"), "de"), (("fr",), "en"), ((), "en"), (("en", "de"), "en")],
+    ids=["second", "default", "none", "first"],
+)
+async def test_the_first_language_that_there_is_goes(
+    resources, paid, mail_server, sql, wished, language
+):
+    receipt = await paid()
+    await sql.execute("UPDATE orders SET languages = $1", list(wished) or None)
+    await confirm(resources, receipt.order_id)
+    [mail] = mail_server.mails(receipt.order_id)
+    assert mail["Content-Language"] == language
+
+
+@pytest.mark.parametrize(
+    "sent", [["email"], ["sms"], ["email", "sms"], []], ids=["email", "sms", "both", "none"]
+)
+async def test_an_event_goes_by_the_ways_that_the_shop_chose(
+    resources, paid, settings, mail_server, sql, sent
+):
+    chosen = settings.model_copy(update={"notify_order_confirmation": tuple(map(Channel, sent))})
+    receipt = await paid(contact={"email": "ada@shop.example", "phone": "+4915112345678"})
+    result = await confirm(replace(resources, settings=chosen), receipt.order_id)
+    assert result == {"success": True, "sent": sent}
+    assert len(mail_server.mails(receipt.order_id)) == sent.count("email")
+    assert settings.sms_file.exists() == ("sms" in sent)
+    rows = await sql.fetch("SELECT channel FROM notifications ORDER BY channel")
+    assert [row["channel"] for row in rows] == sent
+    assert await sql.fetchval("SELECT notified_at IS NOT NULL FROM orders")
+
+
+async def test_a_wrong_template_is_an_attempt_and_its_mending_sends_the_rest(
+    resources, paid, mail_server, sql, tmp_path
+):
+    receipt = await paid(contact={"email": "ada@shop.example", "phone": "+4915112345678"})
+    wrong = tmp_path / "en" / "order-confirmation.sms.jinja"
+    wrong.parent.mkdir()
+    wrong.write_text("Hello\n{{ order.emial }}")
+    failing = replace(resources, templates=Templates(tmp_path))
+    for _ in range(2):
+        with pytest.raises(TemplateFailed) as failed:
+            await confirm(failing, receipt.order_id)
+        assert f"The template {wrong}, line 2, cannot be filled" in str(failed.value)
+        assert "no attribute 'emial'" in str(failed.value)
+    assert await sql.fetchval("SELECT notified_at FROM orders") is None
+
+    assert (await confirm(resources, receipt.order_id))["sent"] == ["sms"]
+    assert len(mail_server.mails(receipt.order_id)) == 1
+    assert await sql.fetchval("SELECT notified_at IS NOT NULL FROM orders")
+
+
+async def test_a_message_whose_turn_is_later_is_postponed_and_the_other_goes(
+    resources, paid, mail_server, settings, sql
+):
+    mail, sms = resources.senders
+    slow = replace(resources, senders=(mail, PacedSender(sms, RequestRate(1, 3_600))))
+    contact = {"email": "ada@shop.example", "phone": "+4915112345678"}
+    first = await paid(contact=contact)
+    assert (await confirm(slow, first.order_id))["sent"] == ["email", "sms"]
+    second = await paid(contact=contact)
+    with pytest.raises(Postponed) as postponed:
+        await confirm(slow, second.order_id)
+    assert 3_500 < postponed.value.after_s <= 3_600
+    assert len(mail_server.mails(second.order_id)) == 1
+    third = await paid()
+    assert (await confirm(slow, third.order_id))["sent"] == ["email"]
+
+    assert (await confirm(resources, second.order_id))["sent"] == ["sms"]
+    assert len(settings.sms_file.read_text().splitlines()) == 2
+    assert await sql.fetchval("SELECT bool_and(notified_at IS NOT NULL) FROM orders")
+
+
+async def test_a_number_that_twilio_refuses_is_recorded_and_the_order_goes_on(
+    resources, paid, settings, sql
+):
+    receipt = await paid(contact={"email": "ada@shop.example", "phone": "+15005550004"})
+    async with open_twilio_server() as twilio:
+        given = {
+            "sms_file": None,
+            "twilio_account_sid": ACCOUNT,
+            "twilio_auth_token": SecretStr(TOKEN),
+            "twilio_from": SENDER,
+            "twilio_url": twilio.url,
+        }
+        async with open_senders(settings.model_copy(update=given)) as senders:
+            result = await confirm(replace(resources, senders=senders), receipt.order_id)
+    assert result == {"success": True, "sent": ["email"]}
+    reason = await sql.fetchval("SELECT refused_reason FROM notifications WHERE channel = 'sms'")
+    assert reason == "Twilio 21610, it is unsubscribed"
     assert await sql.fetchval("SELECT notified_at IS NOT NULL FROM orders")
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 from pydantic import Secret
@@ -22,6 +21,7 @@ from tests.conftest import (
 )
 from tests.integration.api.conftest import BODY
 from tests.integration.tls import make_certificates, tls_in_front
+from tests.passwords import ask_for_a_password
 
 from orderflow.bull.connection import connect_producer, connect_wait, connect_worker
 from orderflow.db import open_database
@@ -66,7 +66,7 @@ async def secured(
 ) -> AsyncIterator[Secured]:
     """The servers behind TLS, with a user that needs a password."""
     redis.execute_command("ACL", "SETUSER", "shop", "on", f">{PASSWORD}", "~*", "&*", "+@all")
-    await _let_in_with_a_password(database_url)
+    await ask_for_a_password(database_url, "shop", PASSWORD)
     ca, context = make_certificates(tmp_path / "ours", "127.0.0.1")
     other_ca, _ = make_certificates(tmp_path / "other", "127.0.0.1")
     async with (
@@ -76,35 +76,6 @@ async def secured(
         database = database_url.rpartition("/")[2]
         yield Secured(redis_port, postgres_port, database, ca, other_ca)
     redis.execute_command("ACL", "DELUSER", "shop")
-
-
-async def _let_in_with_a_password(database_url: str) -> None:
-    connection = await asyncpg.connect(database_url)
-    try:
-        if await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = 'shop'"):
-            return
-        await connection.execute(f"CREATE ROLE shop SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
-        _require_a_password(Path(await connection.fetchval("SHOW hba_file")))
-        await connection.execute("SELECT pg_reload_conf()")
-    finally:
-        await connection.close()
-    async with asyncio.timeout(10):
-        while await _is_let_in(database_url):
-            await asyncio.sleep(0.01)
-
-
-def _require_a_password(rules: Path) -> None:
-    rules.write_text("host all shop 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
-
-
-async def _is_let_in(database_url: str) -> bool:
-    """Say whether any password will do, as until the rules are read again."""
-    try:
-        connection = await asyncpg.connect(database_url, user="shop", password="any")
-    except asyncpg.InvalidPasswordError:
-        return False
-    await connection.close()
-    return True
 
 
 @pytest.mark.parametrize("connect", CLIENTS, ids=["producer", "worker", "wait"])

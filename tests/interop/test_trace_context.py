@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 from tests.conftest import Program, wait_until
-from tests.interop.conftest import NODE_OPTIONS, foreign_data
+from tests.interop.conftest import NODE_OPTIONS, foreign_data, payment_data
+from tests.otlp import collecting
 
 PAYMENTS = "payment-processing"
 NOTIFICATIONS = "notifications"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-CARRIER = json.dumps({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "tracestate": "shop=1"})
+NODE_SPAN = "b7ad6b7169203331"
+CARRIER = json.dumps(
+    {"traceparent": f"00-{TRACE}-{NODE_SPAN}-01", "tracestate": "shop=1", "baggage": "tier=gold"}
+)
 
 
 def lines(program: Program) -> list[dict[str, Any]]:
@@ -60,3 +64,33 @@ async def test_a_broken_context_harms_no_job(node6, start_worker, keys, carrier)
     options = NODE_OPTIONS | {"telemetry": {"metadata": carrier}}
     node6.add(PAYMENTS, "process-payment", foreign_data(), options)
     keys(PAYMENTS).wait_for("completed", 1)
+
+
+async def test_a_trace_that_a_node_producer_began_goes_on_to_the_mail(node, start_worker, place):
+    with collecting() as collector:
+        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        receipt = await place()
+        # Its own job goes, so that the one from Node is the first.
+        node.ask("drain", queue=PAYMENTS)
+        start_worker("payment", **traced)
+        start_worker("notification", **traced)
+        options = NODE_OPTIONS | {"telemetry": {"metadata": CARRIER}}
+        node.add(PAYMENTS, "process-payment", payment_data(receipt), options)
+
+        def spans() -> dict[str, Any]:
+            return {seen.name: seen for seen in collector.of_trace(TRACE)}
+
+        wait_until(lambda: "process notifications" in spans(), "the span of the last job")
+        parent_id = NODE_SPAN
+        for name in (
+            "process payment-processing",
+            "add notifications.order-confirmation",
+            "process notifications",
+            "send email",
+        ):
+            assert spans()[name].parent_id == parent_id, name
+            parent_id = spans()[name].span_id
+        job = node.job(NOTIFICATIONS, f"order-confirmation-{receipt.order_id}")
+        carried = json.loads(job["opts"]["telemetry"]["metadata"])
+    span_id = spans()["add notifications.order-confirmation"].span_id
+    assert carried == json.loads(CARRIER) | {"traceparent": f"00-{TRACE}-{span_id}-01"}

@@ -8,15 +8,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test chaos bench check upgrade-check format clean node chromium
+.PHONY: help run test chaos bench check upgrade-check format clean node prometheus chromium
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends after the first order
-	@$(BIN)/orderflow up $(ARGS)
+	@$(BIN)/orderflow up $(if $(shell command -v prometheus),--monitoring) $(ARGS)
 
-test: $(VENV)/.dev node chromium ## Set up and run all tests
+test: $(VENV)/.dev node prometheus chromium ## Set up and run all tests
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: $(VENV)/.dev ## Break a running shop in all ways there are, and count every order; ARGS="--runs 5"
@@ -75,3 +75,10 @@ node:
 chromium:
 	@command -v chromium > /dev/null || { echo "Installing Chromium from the system's packages"; \
 		apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
+
+# Where Prometheus is a package, its service starts with it: the tests run one of their own.
+prometheus:
+	@{ command -v prometheus && command -v promtool; } > /dev/null || { \
+		echo "Installing Prometheus from the system's packages"; \
+		apt-get update -q && apt-get install -y -q --no-install-recommends prometheus; \
+		service prometheus stop || true; }

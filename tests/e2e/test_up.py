@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -37,16 +38,28 @@ def ports() -> dict[str, str]:
     return {name: str(free_port()) for name in names}
 
 
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Program]:
+@contextmanager
+def running_up(folder: Path, *options: str) -> Iterator[Program]:
     program = start_program(
-        tmp_path / "up.log",
-        *("orderflow.cli", "up", "--data", str(tmp_path / "data")),
+        folder / "up.log",
+        *("orderflow.cli", "up", *options, "--data", str(folder / "data")),
         environment=ports(),
     )
     yield program
     program.process.send_signal(signal.SIGINT)
     program.process.wait(30)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Program]:
+    with running_up(tmp_path) as program:
+        yield program
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Program]:
+    with running_up(tmp_path, "--monitoring") as program:
+        yield program
 
 
 def said(program: Program) -> str:
@@ -145,6 +158,35 @@ def test_a_port_that_is_taken(tmp_path: Path):
     listener.close()
 
 
+def test_a_prometheus_watches_it_where_that_is_asked_for(tmp_path: Path, watched: Program):
+    wait_until(lambda: "Ctrl-C ends it all" in said(watched), "the welcome", 60)
+    [url] = re.findall(r"Prometheus +(http\S+)/alerts", said(watched))
+
+    def health() -> dict[str, str]:
+        answer = httpx.get(f"{url}/api/v1/targets", trust_env=False).json()
+        return {
+            target["labels"]["job"]: target["health"] for target in answer["data"]["activeTargets"]
+        }
+
+    programs = ("exporter", "api", "payment", "notification", "order")
+    up = {f"orderflow-{name}": "up" for name in programs}
+    wait_until(lambda: health() == up, "a scrape of every program")
+    watched.process.send_signal(signal.SIGINT)
+    assert watched.process.wait(40) == 0
+    assert leftovers(tmp_path) == []
+
+
+def test_a_prometheus_that_is_not_there_is_told_before_anything_starts(tmp_path: Path):
+    program = start_program(
+        tmp_path / "up.log",
+        *("orderflow.cli", "up", "--monitoring", "--data", str(tmp_path / "data")),
+        environment=ports() | {"PATH": str(Path(sys.executable).parent)},
+    )
+    assert program.process.wait(60) == 1
+    assert said(program).startswith("orderflow up: prometheus is not on this machine: install")
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_process_that_dies_ends_it_with_the_reason(tmp_path: Path, up: Program):
     wait_until(lambda: "Ctrl-C ends it all" in said(up), "the welcome", 60)
     children = psutil.Process(up.process.pid).children()
@@ -201,6 +243,7 @@ def test_an_installed_wheel_works_from_an_empty_folder(clone: Path, tmp_path: Pa
     names = zipfile.ZipFile(wheel).namelist()
     assert "orderflow/workers/payment.py" in names
     assert "orderflow/Procfile" in names
+    assert "orderflow/prometheus/rules/alerts.yml" in names
     assert not [name for name in names if "tests" in name or ".env" in name]
 
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)

@@ -15,6 +15,9 @@ def up(
         bool, typer.Option("--once", help="End after the first order is paid and mailed.")
     ] = False,
     data: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".orderflow"),
+    monitoring: Annotated[
+        bool, typer.Option("--monitoring", help="Have the machine's own Prometheus watch it.")
+    ] = False,
 ) -> None:
     """Run everything on this machine: servers, sandbox gateway and mail, API, workers, exporter.
 
@@ -25,7 +28,7 @@ def up(
         from orderflow.sandbox.up import run_stack
     except ModuleNotFoundError as error:
         fail(f"{error.name} is missing: pip install 'orderflow[sandbox]'")
-    raise typer.Exit(run_stack(data.absolute(), once=once))
+    raise typer.Exit(run_stack(data.absolute(), once=once, monitoring=monitoring))
 
 
 def rehearse(

@@ -103,7 +103,7 @@ def start_redis(
         start_new_session=True,
     )
     server = Server("redis", f"redis://127.0.0.1:{port}/0", port, process, signal.SIGTERM)
-    _wait_until(server, lambda: _redis_answers(port), log)
+    wait_until_it_answers(server, lambda: _redis_answers(port), log)
     return server
 
 
@@ -141,7 +141,7 @@ def start_postgres(folder: Path, port: int, settings: dict[str, str] | None = No
         signal.SIGINT,
     )
     pg_isready = installed.bin_path / "pg_isready"
-    _wait_until(server, lambda: _postgres_answers(pg_isready, port), log)
+    wait_until_it_answers(server, lambda: _postgres_answers(pg_isready, port), log)
     return server
 
 
@@ -157,7 +157,8 @@ def _forget_dead_server(folder: Path) -> None:
     pid_file.unlink()
 
 
-def _wait_until(server: Server, answers: Callable[[], bool], log: Path) -> None:
+def wait_until_it_answers(server: Server, answers: Callable[[], bool], log: Path) -> None:
+    """Return when `answers()`. Raises ServerError with the end of its `log` if it does not."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         if server.process.poll() is not None:

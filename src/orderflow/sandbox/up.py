@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from orderflow.errors import OrderflowError
 from orderflow.products import has_products, load_products, read_catalogue
 from orderflow.resources import open_resources
 from orderflow.sandbox.first_order import OrderStuck, Shop, follow_first_order
+from orderflow.sandbox.prometheus import own_prometheus, start_prometheus
 from orderflow.sandbox.servers import (
     ServerError,
     free_port,
@@ -51,10 +52,11 @@ class UpError(Exception):
     """The stack cannot start, or does not hold; the message says what to mend."""
 
 
-def run_stack(data: Path, *, once: bool) -> int:
+def run_stack(data: Path, *, once: bool, monitoring: bool = False) -> int:
     """Run everything with its data in `data`; return the exit status.
 
-    With `once` it ends after the first order: 0 if that was paid and mailed, 1 if not.
+    With `once` it ends after the first order: 0 if that was paid and mailed, 1 if not. With
+    `monitoring` a Prometheus watches it, which the machine must have.
     """
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -62,7 +64,9 @@ def run_stack(data: Path, *, once: bool) -> int:
     started = time.monotonic()
     try:
         with ExitStack() as stack:
-            shop = _start(Stack(data, stack))
+            if monitoring:
+                own_prometheus()  # it is told at once, and not after all else runs
+            shop = _start(Stack(data, stack), monitoring=monitoring)
             _say(f"Everything runs after {time.monotonic() - started:.1f} s. The first order:\n")
             asyncio.run(follow_first_order(shop.shop, _say))
             if not once:
@@ -93,14 +97,14 @@ class Stack:
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str, command: str) -> None:
-        """Start a process of ours; its output goes to a log file of its name."""
+    def start(self, name: str, command: str, **own: str) -> None:
+        """Start a process of ours, with environment of its `own`; its output goes to its log."""
         log = self.log(name)
         with log.open("ab") as output:
             process = subprocess.Popen(
                 # exec: the process that we stop is the program, not a shell before it.
                 ["/bin/sh", "-c", f"exec {command}"],
-                env=self.environment,
+                env=self.environment | own,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -167,7 +171,7 @@ class RunningShop:
         )
 
 
-def _start(stack: Stack) -> RunningShop:
+def _start(stack: Stack, *, monitoring: bool) -> RunningShop:
     stack.data.mkdir(parents=True, exist_ok=True)
     environment = stack.environment
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
@@ -180,14 +184,16 @@ def _start(stack: Stack) -> RunningShop:
     settings = _settings_of(environment)
     sku = asyncio.run(_prepare_database(settings))
     commands = parse_procfile(_procfile().read_text("utf-8")).processes
+    metrics = _metrics_addresses(commands, settings)
     for name, command in commands.items():
-        stack.start(name, command)
+        stack.start(name, command, METRICS_PORT=metrics[name].rpartition(":")[2])
     stack.stop_on_exit(*commands)
     api_url = f"http://{settings.host}:{settings.port}"
     exporter_url = f"http://{settings.exporter_host}:{settings.exporter_port}/metrics"
     _say(f"Started {', '.join(stack.processes)}; logs are in {stack.data / 'logs'}")
     stack.wait_for("the API", lambda: _answers(f"{api_url}/readyz"))
     stack.wait_for("the exporter", lambda: _answers(exporter_url))
+    watcher = _watched(stack, metrics) if monitoring else {}
     mail_folder = stack.data / "mail"
     secret = environment["JWT_SECRET"]
     token = make_token(secret, "ada", ttl_s=_TOKEN_TTL_S)
@@ -197,11 +203,25 @@ def _start(stack: Stack) -> RunningShop:
         addresses={
             "API": f"{api_url}/docs",
             "metrics": exporter_url,
+            **watcher,
             "gateway": f"{settings.gateway_url}/charges",
             "mails": str(mail_folder),
             "logs": str(stack.data / "logs"),
         },
     )
+
+
+def _metrics_addresses(programs: Iterable[str], settings: Settings) -> dict[str, str]:
+    """Return where each program serves its metrics."""
+    given = {name: f"{settings.metrics_host}:{free_port()}" for name in programs}
+    return given | {"exporter": f"{settings.exporter_host}:{settings.exporter_port}"}
+
+
+def _watched(stack: Stack, metrics: Mapping[str, str]) -> dict[str, str]:
+    """Start Prometheus, and return its address for the welcome."""
+    prometheus = start_prometheus(stack.data / "prometheus", free_port(), metrics)
+    stack.exits.callback(prometheus.stop)
+    return {"Prometheus": f"{prometheus.url}/alerts"}
 
 
 def _choose_ports(environment: dict[str, str], given: Settings) -> None:

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from bench.checkout_rows import CHECKOUT_ROWS
 from bench.errors import RowAborted
 from bench.machine import busy_percent
+from bench.mail_rows import MAIL_ROWS
 from bench.order_rows import ORDER_ROWS
 from bench.plot import draw
 from bench.processes import install_node_packages
@@ -27,7 +28,7 @@ from orderflow.sandbox.servers import ServerError
 _BUSY_PERCENT = 15
 
 _RESULTS = Path(__file__).with_name("results")
-_ROWS = {row.name: row for row in [*QUEUE_ROWS, *CHECKOUT_ROWS, *ORDER_ROWS]}
+_ROWS = {row.name: row for row in [*QUEUE_ROWS, *CHECKOUT_ROWS, *ORDER_ROWS, *MAIL_ROWS]}
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
@@ -92,6 +93,15 @@ _PENDING = (
 )
 
 
+_PAID = (
+    """
+    UPDATE payments SET status = 'completed', token = NULL, transaction_id = 'recorded-' || id
+    WHERE status = 'pending'
+    """,
+    "UPDATE orders SET status = 'confirmed' WHERE status = 'pending'",
+)
+
+
 def open_shop(url: str, orders: int) -> None:
     """Fill an empty schema with products, all counted, and orders that are over."""
 
@@ -126,6 +136,17 @@ def add_pending_orders(url: str, orders: int) -> list[asyncpg.Record]:
                 "SELECT id, order_id, method, amount FROM payments WHERE status = 'pending'"
             )
         )
+
+    return asyncio.run(_with(url, run))
+
+
+def add_paid_orders(url: str, orders: int) -> list[UUID]:
+    """Add orders that are paid, and whose customers are still to be told; return their ids."""
+
+    async def run(connection: asyncpg.Connection[Any]) -> list[UUID]:
+        await _write(connection, orders, (*_PENDING, *_PAID))
+        rows = await connection.fetch("SELECT id FROM orders WHERE notified_at IS NULL")
+        return [row["id"] for row in rows]
 
     return asyncio.run(_with(url, run))
 

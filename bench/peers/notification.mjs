@@ -1,14 +1,15 @@
-// The notification worker: `node notification.mjs CONCURRENCY RECORDS`. Its sender writes down in the
-// file RECORDS whom it would have told.
+// The notification worker: `node notification.mjs CONCURRENCY [RECORDS]`. Its sender writes down in
+// the file RECORDS whom it would have told; without one it mails.
 import { readStatements } from './sql.mjs';
 import { log, onStop, startWorker } from './lib.mjs';
 import { openPool } from './pool.mjs';
 import { openRecord } from './record.mjs';
+import { closeMailer, sendMail } from './mailer.mjs';
 
 const [concurrency, records] = process.argv.slice(2);
 const statements = readStatements('orders.sql');
 const pool = openPool();
-const record = openRecord(records);
+const record = records && openRecord(records);
 
 const KIND = 'order-confirmation';
 const CLAIM_S = 10;
@@ -24,7 +25,10 @@ ${order.items.map(item => `${item.quantity} x ${item.name}  ${item.unit_price} $
 Total: ${order.total} ${order.currency}
 `;
 
-function send(order, text) {
+async function send(order, text) {
+  if (!record) {
+    return sendMail(order, KIND, text);
+  }
   record(`${order.id} ${Date.now()} ${text.length}`);
   return `${KIND}.${order.id}`;
 }
@@ -37,7 +41,7 @@ async function notify(job) {
   }
   const sent = [];
   if (await query(statements.claim_notification, [orderId, KIND, 'email', order.email, CLAIM_S])) {
-    const reference = send(order, render(order));
+    const reference = await send(order, render(order));
     await query(statements.record_sent, [orderId, KIND, 'email', reference]);
     sent.push('email');
   }
@@ -47,4 +51,7 @@ async function notify(job) {
 }
 
 const worker = await startWorker('notifications', notify, Number(concurrency));
-onStop(() => worker.close());
+onStop(async () => {
+  await worker.close();
+  closeMailer();
+});

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID
 
@@ -76,7 +77,7 @@ async def audited(
     *,
     db: Database,
     order_id: UUID | None = None,
-    **details: Any,
+    details: Mapping[str, Any] = MappingProxyType({}),
 ) -> AsyncIterator[Note]:
     """Write down that `action` on `target` begins, and after what is done inside how it ended.
 
@@ -84,7 +85,7 @@ async def audited(
     """
     begun = await db.fetchrow(
         "begin_action",
-        *(actor.user, actor.via, action, target, order_id, actor.reason, details),
+        *(actor.user, actor.via, action, target, order_id, actor.reason, dict(details)),
     )
     if begun is None:
         raise LookupError("the audit log took no row")

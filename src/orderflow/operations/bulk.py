@@ -157,7 +157,7 @@ async def run_bulk(
     state = "failed"
     try:
         async with audited(
-            actor, _AUDITED[action.kind], target, db=db, bulkAction=str(action.id)
+            actor, _AUDITED[action.kind], target, db=db, details={"bulkAction": str(action.id)}
         ) as note:
             try:
                 state = await run.to_its_end()

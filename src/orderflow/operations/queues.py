@@ -136,7 +136,7 @@ async def set_concurrency(
     Raises UnknownQueue.
     """
     await check_queue(name, queues=queues)
-    async with audited(actor, "set concurrency", name, db=db, concurrency=most):
+    async with audited(actor, "set concurrency", name, db=db, details={"concurrency": most}):
         await steering.set_concurrency(queues, name, most)
     return await get_queue(name, queues=queues)
 
@@ -151,7 +151,7 @@ async def set_rate_limit(
     """
     await check_queue(name, queues=queues)
     asked = {"max": limit.max, "durationMs": limit.duration_ms} if limit else None
-    async with audited(actor, "set rate limit", name, db=db, rateLimit=asked):
+    async with audited(actor, "set rate limit", name, db=db, details={"rateLimit": asked}):
         pair = (limit.max, limit.duration_ms) if limit else None
         await steering.set_rate_limit(queues, name, pair)
     return await get_queue(name, queues=queues)
@@ -173,7 +173,7 @@ async def drain_queue(
     Raises UnknownQueue.
     """
     await check_queue(name, queues=queues)
-    async with audited(actor, "drain", name, db=db, delayed=delayed) as note:
+    async with audited(actor, "drain", name, db=db, details={"delayed": delayed}) as note:
         await _in_steps(
             lambda most: steering.drain_step(queues, name, delayed=delayed, most=most),
             note,
@@ -207,7 +207,8 @@ async def clean_queue(
     if place not in (JobPlace.FAILED, JobPlace.COMPLETED):
         raise WrongJobState(state=state, action="removed", known=["failed", "completed"])
     older_than_ms = round(older_than_s * 1000)
-    async with audited(actor, "clean", name, db=db, state=state, olderThanS=older_than_s) as note:
+    asked = {"state": state, "olderThanS": older_than_s}
+    async with audited(actor, "clean", name, db=db, details=asked) as note:
         await _in_steps(
             lambda most: steering.clean_step(queues, name, place, older_than_ms, most),
             note,

@@ -94,8 +94,8 @@ class Database:
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
-        #: Statements that have a connection or wait for one.
-        self.statements = 0
+        #: Statements and transactions that have a connection or wait for one.
+        self.users = 0
         self._batchers: dict[tuple[Any, ...], Batcher[Args, asyncpg.Record | None]] = {}
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
@@ -140,19 +140,23 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Give a transaction that commits on leaving, or rolls back on an error."""
-        with _in_our_words():
-            async with (
-                self._pool.acquire(timeout=self._timeout_s) as connection,
-                connection.transaction(),
-            ):
-                yield Transaction(connection)
+        self.users += 1
+        try:
+            with _in_our_words():
+                async with (
+                    self._pool.acquire(timeout=self._timeout_s) as connection,
+                    connection.transaction(),
+                ):
+                    yield Transaction(connection)
+        finally:
+            self.users -= 1
 
     @asynccontextmanager
     async def _for_a_statement(
         self,
     ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         """Give a connection; the wait for it and its use end together after the time-out."""
-        self.statements += 1
+        self.users += 1
         try:
             with _in_our_words():
                 async with (
@@ -168,7 +172,7 @@ class Database:
                             connection.terminate()
                         raise
         finally:
-            self.statements -= 1
+            self.users -= 1
 
 
 @asynccontextmanager
@@ -203,7 +207,7 @@ def _shown(pool: asyncpg.Pool[asyncpg.Record], db: Database) -> Iterator[None]:
 
     def waiting() -> int:
         in_use = pool.get_size() - pool.get_idle_size()
-        return max(0, db.statements - in_use)
+        return max(0, db.users - in_use)
 
     with (
         POOL_SIZE.of(pool.get_size),

@@ -15,7 +15,7 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from orderflow.breaker import outage_key
 from orderflow.bull.fleet import connected_workers
@@ -150,7 +150,8 @@ def _ranges(priorities: Priorities) -> Iterator[tuple[str, tuple[int, int]]]:
     free_from = 0
     named = sorted((priorities.number(priority), priority.value) for priority in Priority)
     for number, name in named:
-        yield "other", (free_from, number - 1)
+        if free_from < number:
+            yield "other", (free_from, number - 1)
         yield name, (number, number)
         free_from = number + 1
     yield "other", (free_from, MAX_PRIORITY)
@@ -224,7 +225,12 @@ def _ended_metrics(how: str, queues: Mapping[QueueName, _Ended]) -> Iterator[Met
 
 
 async def _workers(queues: JobQueues) -> Sequence[Metric]:
-    on_queue = Counter(worker.queue for worker in await connected_workers(queues))
+    try:
+        connected = await connected_workers(queues)
+    except ResponseError:
+        # A hosted Redis may keep its connections to itself.
+        return []
+    on_queue = Counter(worker.queue for worker in connected)
     workers = _gauge("orderflow_workers_connected", "Workers that are connected to Redis.")
     for name in QueueName:
         workers.add_metric([name], on_queue[name])

@@ -10,11 +10,12 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from orderflow.bull.queues import JobState
-from orderflow.contract import NewJob, PaymentJob, PaymentMethod, payment_job
+from orderflow.contract import NewJob, PaymentJob, PaymentMethod, QueueName, payment_job
 from orderflow.gateways import Approved, Charge, Declined, Outcome
 from orderflow.gateways.sandbox import SandboxGateway
 from orderflow.reconcile import Counts, run_once
 from orderflow.resources import Resources
+from orderflow.testing import perform_job
 
 
 async def run(resources: Resources) -> Counts:
@@ -75,6 +76,39 @@ async def test_a_job_that_waits_will_ask_by_itself(resources, job):
     await resources.queues.add(job)
     await charge(resources, job, "tok_approve")
     assert await run(resources) == Counts(unsettled=1)
+
+
+async def test_it_is_not_asked_about_what_ended_while_the_jobs_were_looked_at(
+    resources, place, sql, monkeypatch: pytest.MonkeyPatch
+):
+    """In a busy shop many payments end between the look at the rows and that at the jobs."""
+    receipt = await place()
+    looks = resources.queues.states
+
+    async def ends_now(jobs):
+        if jobs and jobs[0].queue is QueueName.PAYMENTS:
+            await perform_job(
+                "payment",
+                "process-payment",
+                {
+                    "paymentId": str(receipt.payment_id),
+                    "orderId": str(receipt.order_id),
+                    "paymentData": {"method": "card", "amount": str(receipt.total)},
+                },
+                resources,
+            )
+            await resources.queues.remove(jobs[0])
+        return await looks(jobs)
+
+    monkeypatch.setattr(resources.queues, "states", ends_now)
+    async with httpx.AsyncClient(base_url="http://127.0.0.1:9", trust_env=False) as client:
+        alone = replace(resources, gateway=SandboxGateway(client))
+        await sql.execute("UPDATE payments SET status = 'processing'")
+        with capture_logs() as logs:
+            counts = await run(alone)
+    assert (counts.jobs_added, counts.results_taken) == (0, 0)
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == []
+    assert await sql.fetchval("SELECT status FROM orders") == "confirmed"
 
 
 async def test_while_it_gives_no_answer_the_job_is_put_back_all_the_same(resources, job):

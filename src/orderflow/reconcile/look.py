@@ -96,17 +96,28 @@ class Lookout:
                 return await self._word(row, job, state)
 
         found = list(zip(rows, jobs, states, strict=True))
-        asked = [
-            n for n, (row, _, state) in enumerate(found) if needs_word(row, state, self._rules)
-        ]
-        words: list[Word] = [NoWord.NOT_ASKED] * len(found)
-        heard = await asyncio.gather(*(word_of(*found[n]) for n in asked))
-        for n, word in zip(asked, heard, strict=True):
-            words[n] = word
-        return [
-            Case(row, job, state, word, decide(row, state, word, self._rules))
-            for (row, job, state), word in zip(found, words, strict=True)
-        ]
+        asked = [case for case in found if needs_word(case[0], case[2], self._rules)]
+        moved_on = await self._moved_on([row for row, _, _ in asked])
+        asked = [case for case in asked if case[0]["id"] not in moved_on]
+        heard = await asyncio.gather(*(word_of(*case) for case in asked))
+        words = {row["id"]: word for (row, _, _), word in zip(asked, heard, strict=True)}
+        cases = []
+        for row, job, state in found:
+            if row["id"] not in moved_on:
+                word = words.get(row["id"], NoWord.NOT_ASKED)
+                cases.append(Case(row, job, state, word, decide(row, state, word, self._rules)))
+        return cases
+
+    async def _moved_on(self, rows: Sequence[Row]) -> set[UUID]:
+        """Return the ids of the orders that somebody took further since the rows were read.
+
+        The jobs were looked at later than the rows. In a busy shop many came to their end in
+        between, and the gateway need not be asked about what is written down by now.
+        """
+        if not rows:
+            return set()
+        read = [(row["id"], row["status"], row["payment_status"]) for row in rows]
+        return {row["id"] for row in await self._db.fetch("moved_on", *zip(*read, strict=True))}
 
     async def _word(self, row: Row, job: NewJob, state: JobState) -> Word:
         word = await self.word_of_gateway(row)

@@ -14,7 +14,7 @@ the kernel's: the death of the process does not lose it, a power cut may.
 
 from __future__ import annotations
 
-import mmap
+import asyncio
 import os
 import sys
 import time
@@ -61,6 +61,9 @@ CHARGE_LINE_BYTES = 37
 SENT_LINE_BYTES = 36 + 1 + 13 + 1 + _KIND_WIDTH + 1
 
 
+_PIECE_BYTES = 1_048_576
+
+
 class RecordFile:
     """A file that lines are added to, whole, with one system call each."""
 
@@ -102,7 +105,8 @@ class RecordingGateway:
 
         Reads all the files of the folder: it is asked only about payments that were begun before.
         """
-        return _approved(charge.key) if self._is_written(charge.key, CHARGE_FILES) else None
+        charged = await self._is_written(charge.key, CHARGE_FILES)
+        return _approved(charge.key) if charged else None
 
     async def cancel(self, charge: Charge) -> Outcome | None:
         """Return the approval if there is one: here no charge waits for anybody."""
@@ -115,7 +119,8 @@ class RecordingGateway:
 
     async def find_refund(self, refund: Refund) -> RefundOutcome | None:
         """Return the refund if any process has made one with this key."""
-        return _refunded(refund.key) if self._is_written(refund.key, REFUND_FILES) else None
+        refunded = await self._is_written(refund.key, REFUND_FILES)
+        return _refunded(refund.key) if refunded else None
 
     async def entries(
         self,
@@ -127,9 +132,14 @@ class RecordingGateway:
         """Tell of nothing: the files have no times, and who made the run counts their lines."""
         return Page((), None)
 
-    def _is_written(self, key: str, files: str) -> bool:
+    async def _is_written(self, key: str, files: str) -> bool:
         line = f"{key}\n".encode()
-        return any(_has_line(path, line) for path in self._folder.glob(files))
+
+        def look() -> bool:
+            return any(_has_line(path, line) for path in self._folder.glob(files))
+
+        # They may be hundreds of megabytes, and the jobs beside this one go on.
+        return await asyncio.to_thread(look)
 
 
 class RecordingSender:
@@ -156,12 +166,16 @@ def _refunded(key: str) -> Refunded:
 
 
 def _has_line(path: Path, line: bytes) -> bool:
+    """Look for a line. Read piece by piece: a map of the file would count as our memory."""
     with path.open("rb") as file:
-        # An empty file cannot be mapped.
-        if os.fstat(file.fileno()).st_size == 0:
-            return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            return text[: len(line)] == line or text.find(b"\n" + line) >= 0
+        end = b"\n"
+        while piece := file.read(_PIECE_BYTES):
+            text = end + piece
+            if b"\n" + line in text:
+                return True
+            # A line may lie across two pieces.
+            end = text[-len(line) :]
+    return False
 
 
 @asynccontextmanager

@@ -75,6 +75,19 @@ def lines(folder: Path, pattern: str) -> list[str]:
     return [line for file in folder.glob(pattern) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.parametrize("before", [0, 1_048_576 // CHARGE_LINE_BYTES, 60_000])
+async def test_a_charge_is_found_wherever_its_line_lies(recording, folder, before: int):
+    """Files are read in pieces of a mebibyte, and a line may lie across two of them."""
+    others = "".join(f"{number:036}\n" for number in range(before))
+    (folder / "charges-1.log").write_text(others)
+    key = str(uuid4())
+    assert await recording.gateway.find(charge(key)) is None
+    with (folder / "charges-1.log").open("a") as file:
+        file.write(f"{key}\n")
+    assert await recording.gateway.find(charge(key)) is not None
+    assert await recording.gateway.find(charge(key[1:])) is None
+
+
 async def buy(resources: Resources) -> Receipt:
     checkout = Checkout.model_validate(checkout_body())
     return await place_order(checkout, "ada", None, db=resources.db, queues=resources.queues)

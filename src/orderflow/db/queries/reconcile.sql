@@ -28,6 +28,14 @@ WHERE o.notified_at IS NULL
   AND o.status = ANY($6::text[])
 ORDER BY o.created_at, o.id
 
+-- name: moved_on
+-- arrays: order id, its status and that of its payment as they were read. Which are not so any more.
+SELECT o.id
+FROM unnest($1::uuid[], $2::text[], $3::text[]) AS r(id, status, payment_status)
+JOIN orders o USING (id)
+JOIN payments p ON p.order_id = o.id
+WHERE o.id = ANY($1) AND (o.status, p.status) <> (r.status, r.payment_status)
+
 -- name: oldest_unsettled
 -- Seconds since the oldest order was placed whose customer was not told yet; nothing if all were.
 SELECT extract(epoch FROM now() - created_at)::float AS age_s

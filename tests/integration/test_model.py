@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -41,6 +42,7 @@ from orderflow.contract import (
     NewJob,
     PaymentMethod,
     QueueName,
+    gateway_event_job,
     order_confirmation_job,
     order_event_job,
     order_refunded_job,
@@ -59,7 +61,18 @@ from orderflow.errors import (
     RefundTooLarge,
     SenderUnavailable,
 )
-from orderflow.gateways import Approved, Charge, Declined, Outcome, Refund, Refunded
+from orderflow.gateway_events import take_event
+from orderflow.gateways import (
+    ActionRequired,
+    Approved,
+    Charge,
+    Declined,
+    GatewayEvent,
+    Outcome,
+    Refund,
+    Refunded,
+    Reply,
+)
 from orderflow.orders import (
     OPEN_ORDER,
     ORDER_TRANSITIONS,
@@ -153,11 +166,12 @@ class Books:
 
     A real one would take it once for each key, and give it back once; that orderflow asks before
     it does either again is what this one shows. Only of two that ask at the same time the second is
-    given the answer of the first.
+    given the answer of the first. With `tok_wait` a charge waits for its customer.
     """
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Outcome] = {}
+        self.waiting: set[str] = set()
         self.charges: Counter[str] = Counter()
         self.refunded: dict[str, Refunded] = {}
         self.refunds: Counter[str] = Counter()
@@ -165,8 +179,12 @@ class Books:
         self.two_at_once = False
         self.mood = "well"
 
-    async def charge(self, charge: Charge) -> Outcome:
+    async def charge(self, charge: Charge) -> Reply:
         self._answer("down")
+        if charge.token == "tok_wait" and charge.key not in self.outcomes:
+            self.waiting.add(charge.key)
+            self._answer("loses answers")
+            return _waits(charge.key)
         if not (self.two_at_once and charge.key in self.outcomes):
             self.charges[charge.key] += 1
             declined = charge.token == "tok_decline" or charge.amount == Decimal("0.13")
@@ -177,12 +195,27 @@ class Books:
         self._answer("loses answers")
         return self.outcomes[charge.key]
 
-    async def find(self, charge: Charge) -> Outcome | None:
+    async def find(self, charge: Charge) -> Reply | None:
         self._answer("down", "loses answers")
+        if charge.key in self.waiting:
+            return _waits(charge.key)
         return self.outcomes.get(charge.key)
 
     async def cancel(self, charge: Charge) -> Outcome | None:
-        return await self.find(charge)
+        self._answer("down")
+        if charge.key in self.waiting:
+            self.waiting.remove(charge.key)
+            self.outcomes[charge.key] = Declined("expired")
+            self._answer("loses answers")
+            return None
+        self._answer("loses answers")
+        return self.outcomes.get(charge.key)
+
+    def act(self, key: str, *, pays: bool) -> None:
+        """Let the customer go on with a charge that waits."""
+        self.waiting.remove(key)
+        self.charges[key] += 1
+        self.outcomes[key] = Approved(f"tx-{key}") if pays else Declined("card_declined")
 
     async def refund(self, refund: Refund) -> Refunded:
         self._answer("down")
@@ -202,6 +235,10 @@ class Books:
     def _answer(self, *silent_when: str) -> None:
         if self.mood in silent_when:
             raise GatewayUnavailable(reason=self.mood)
+
+
+def _waits(key: str) -> ActionRequired:
+    return ActionRequired(f"tx-{key}", "a secret of the customer")
 
 
 class Post:
@@ -245,7 +282,8 @@ class Shop(RuleBasedStateMachine):
 
     async def _open(self) -> None:
         await self.sql.execute(
-            "DELETE FROM event_messages; DELETE FROM order_events; DELETE FROM refunds;"
+            "DELETE FROM gateway_events; DELETE FROM event_messages; DELETE FROM order_events;"
+            "DELETE FROM refunds;"
             "DELETE FROM notifications; DELETE FROM stray_charges; DELETE FROM payments;"
             "DELETE FROM orders; DELETE FROM idempotency_keys; DELETE FROM products"
         )
@@ -271,7 +309,7 @@ class Shop(RuleBasedStateMachine):
         return replace(
             self.shared,
             db=MortalDatabase(self.shared.db, fate),
-            queues=Mortal(self.queues, fate, "offer", "add_all", "retry", "replace"),
+            queues=Mortal(self.queues, fate, "offer", "add", "add_all", "retry", "replace"),
             gateway=Mortal(self.books, fate, "charge", "find", "cancel", "refund", "find_refund"),
             senders=tuple(_mortal_post(post, fate) for post in self.posts),
         )
@@ -282,7 +320,7 @@ class Shop(RuleBasedStateMachine):
         sku=st.sampled_from(["mug", "gift"]),
         quantity=st.integers(1, 5),
         method=st.sampled_from(["card", "card", "wallet", "cash"]),
-        token=st.sampled_from(["tok_approve", "tok_decline"]),
+        token=st.sampled_from(["tok_approve", "tok_decline", "tok_wait"]),
         phone=st.sampled_from([None, "+4915112345678"]),
         key=st.sampled_from([None, None, "key-1", "key-2"]),
         fate=st.builds(Fate, st.none() | st.integers(0, 6)),
@@ -363,6 +401,29 @@ class Shop(RuleBasedStateMachine):
         queue = self.queues.queue(QueueName.PAYMENTS)
         for _ in range(times):
             self.run(queue.add("process-payment", data, {"attempts": 3}))
+
+    @rule(
+        which=st.integers(0, 9),
+        pays=st.booleans(),
+        times=st.integers(0, 2),
+        fate=st.builds(Fate, st.none() | st.integers(0, 4)),
+    )
+    def customer_acts(self, which: int, pays: bool, times: int, fate: Fate) -> None:
+        """A customer goes on at the gateway, which tells of it once, twice or never."""
+        waiting = sorted(self.books.waiting)
+        if waiting:
+            key = waiting[which % len(waiting)]
+            self.books.act(key, pays=pays)
+            self.run(self._tell(key, times, fate))
+
+    async def _tell(self, key: str, times: int, fate: Fate) -> None:
+        outcome = self.books.outcomes[key]
+        paid = outcome if isinstance(outcome, Approved) else None
+        event = GatewayEvent(f"evt-{key}", "of a payment", key, paid, datetime.now(UTC))
+        process = self._process(fate)
+        with suppress(Death):
+            for _ in range(times):
+                await take_event(event, "books", db=process.db, queues=process.queues)
 
     @rule(which=st.integers(0, 9), fate=st.builds(Fate, st.none() | st.integers(0, 12)))
     def cancel(self, which: int, fate: Fate) -> None:
@@ -477,6 +538,8 @@ class Shop(RuleBasedStateMachine):
                 payment_failed_job(order, "user-1", "card_declined"),
                 *(order_event_job(kind, order, "user-1") for kind in EVENTS),
             ]
+        for row in await self.sql.fetch("SELECT event_id FROM gateway_events ORDER BY event_id"):
+            jobs.append(gateway_event_job("books", row["event_id"]))
         for row in await self.sql.fetch("SELECT id, order_id FROM refunds ORDER BY id"):
             order = str(row["order_id"])
             jobs += [refund_job(row["id"], order), order_refunded_job(row["id"], order, "user-1")]
@@ -525,7 +588,7 @@ class Shop(RuleBasedStateMachine):
             """UPDATE notifications SET claimed_until = now() WHERE claimed_until > now();
                UPDATE event_messages SET claimed_until = now() WHERE claimed_until > now();
                UPDATE payments SET updated_at = updated_at - interval '1 hour'
-               WHERE decline_reason = 'order_cancelled'"""
+               WHERE decline_reason = 'order_cancelled' OR status = 'requires_action'"""
         )
         for queue in QUEUES:
             key = f"{self.prefix}:{queue}"
@@ -624,6 +687,9 @@ class Shop(RuleBasedStateMachine):
             for queue in QUEUES:
                 while await self._deliver(queue, Fate()):
                     pass
+            # Of these nobody is told.
+            for number, key in enumerate(sorted(self.books.waiting)):
+                self.books.act(key, pays=number % 2 == 0)
             await self._reconcile(Fate())
             rows = await self._rows()
             if all(row["notified_at"] for row in rows) and not await self._unfinished():

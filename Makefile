@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test chaos bench check upgrade-check format clean node prometheus chromium
+.PHONY: help run test chaos bench check audit lock upgrade-check format clean node prometheus chromium
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -22,7 +22,7 @@ test: $(VENV)/.dev node prometheus chromium ## Set up and run all tests
 chaos: $(VENV)/.dev ## Break a running shop in all ways there are, and count every order; ARGS="--runs 5"
 	@$(BIN)/orderflow chaos $(ARGS)
 
-bench: $(VENV)/.bench node ## Measure against Node and stock Python; ROW=name, PAIRS=n, QUICK=1
+bench: $(VENV)/.dev node ## Measure against Node and stock Python; ROW=name, PAIRS=n, QUICK=1
 	@$(BIN)/python -m bench.run $(ROW) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(SIZE),--size $(SIZE)) \
 		$(if $(QUICK),--quick) $(if $(LOG_LEVEL),--log-level $(LOG_LEVEL))
 
@@ -35,6 +35,16 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, dead links
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/check_links.py
+
+audit: $(VENV)/.tools ## Look for known vulnerabilities of what is pinned; needs the Internet
+	@tests/audit
+
+lock: $(VENV)/.tools ## Pin what pyproject.toml asks for, with hashes; ARGS=--upgrade for newer ones
+	@$(call pin,dev,--all-extras)
+	@$(call pin,app,--extra otel --extra stripe -c requirements/dev.txt)
+	@$(call pin,sandbox,--extra sandbox -c requirements/dev.txt)
+	@$(call pin,build,--group build -c requirements/dev.txt)
+	@$(call pin,tools,--group tools)
 
 format: $(VENV)/.dev ## Rewrite the code in its one format
 	$(BIN)/ruff format
@@ -50,21 +60,37 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # pip's own lines are the progress that is shown; what is there already is not worth one.
+PIP := pip install --disable-pip-version-check
+SHOW := { grep --line-buffered -E '^(Collecting|Installing|Successfully)' || true; }
+
+# What is fetched must have the hash that is written down. Our own code has none: it goes in last,
+# with nothing left to fetch.
 define install
-	@echo "Installing orderflow$(1); the first time takes about a minute"
-	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.$(1)' \
-		| { grep --line-buffered -E '^(Collecting|Installing|Successfully)' || true; }
+	@echo "Installing requirements/$(1).txt; the first time takes about a minute"
+	@$(BIN)/$(PIP) --require-hashes -r requirements/build.txt -r requirements/$(1).txt | $(SHOW)
+	@$(BIN)/$(PIP) --no-deps --no-build-isolation -e . | $(SHOW)
 	@touch $@
 endef
 
-$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
-	$(call install,[sandbox])
+# For every system and every Python that is supported, not only for those of whoever runs it.
+define pin
+$(VENV)/tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock' $(if $(findstring group,$(2)),,pyproject.toml) \
+	$(2) $(ARGS) -o requirements/$(1).txt
+endef
 
-$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(call install,[dev])
+$(VENV)/.run: $(BIN)/python pyproject.toml requirements/build.txt requirements/sandbox.txt
+	$(call install,sandbox)
 
-$(VENV)/.bench: $(BIN)/python pyproject.toml constraints.txt
-	$(call install,[bench])
+$(VENV)/.dev: $(BIN)/python pyproject.toml requirements/build.txt requirements/dev.txt
+	$(call install,dev)
+
+# Apart, so that what they need has no say in what is pinned.
+$(VENV)/.tools: $(BIN)/python requirements/tools.txt
+	@echo "Installing requirements/tools.txt"
+	@$(BIN)/python -m venv $(VENV)/tools
+	@$(VENV)/tools/bin/$(PIP) --require-hashes -r requirements/tools.txt | $(SHOW)
+	@touch $@
 
 # The tests install Node's packages themselves; Node itself comes from the system.
 node:

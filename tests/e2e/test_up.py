@@ -248,12 +248,11 @@ def test_an_installed_wheel_works_from_an_empty_folder(clone: Path, tmp_path: Pa
 
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    constraints = str(clone / "constraints.txt")
-    subprocess.run(
-        [str(python), "-m", "pip", "install", "-q", "-c", constraints, str(wheel)],
-        check=True,
-        env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-    )
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    pinned = str(clone / "requirements" / "app.txt")
+    subprocess.run([*pip, "--require-hashes", "-r", pinned], check=True)
+    subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
+    subprocess.run([str(python), "-m", "pip", "check"], check=True)
     empty = tmp_path / "empty"
     empty.mkdir()
     environment = {

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from orderflow.errors import AddressRefused, DatabaseUnavailable, SenderUnavailable
+from orderflow.errors import AddressRefused, DatabaseUnavailable, SenderBusy, SenderUnavailable
 from orderflow.metrics import SENDER_SECONDS
 from orderflow.orders import Order
 from orderflow.senders import Channel, Message, Sender
@@ -130,6 +130,9 @@ async def _timed_send(sender: Sender, message: Message) -> str:
         raise
     except SenderUnavailable:
         outcome = "unavailable"
+        raise
+    except SenderBusy:
+        outcome = "postponed"
         raise
     finally:
         taken_s = time.perf_counter() - started

@@ -7,12 +7,13 @@ one; `.sms.jinja` makes an SMS. HTML is escaped; the text forms are not, since t
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -23,6 +24,17 @@ from orderflow.senders import Channel, Message
 
 #: The language that comes with every message: what is left where no other has it.
 _SHIPPED = "en"
+
+
+class _Environment(jinja2.Environment):
+    """Gives all templates the same globals, since ours have none of their own.
+
+    Jinja chains dictionaries for each, and goes through the chain for every message and include.
+    """
+
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """Return the globals of the environment."""
+        return self.globals if d is None else d
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,7 @@ class Templates:
 
     def __init__(self, folder: Path | None = None, default_language: str = _SHIPPED) -> None:
         own = [jinja2.FileSystemLoader(folder)] if folder else []
-        self._environment = jinja2.Environment(
+        self._environment = _Environment(
             loader=jinja2.ChoiceLoader([*own, jinja2.PackageLoader("orderflow", "templates")]),
             autoescape=jinja2.select_autoescape(["html.jinja"], default=False),
             undefined=jinja2.StrictUndefined,
@@ -143,10 +155,7 @@ class Templates:
         found = self._names.get(name)
         if found is None:
             return None
-        template = self._environment.get_template(found)
-        # Copied for every message, which a chain of dictionaries makes slow.
-        template.globals = dict(template.globals)
-        return template
+        return self._environment.get_template(found)
 
 
 def _money(amount: Decimal, currency: str, mark: str = ".") -> str:

@@ -136,6 +136,12 @@ SHOP = Board(
             "How often it does not. See docs/runbooks/invariant-violated.md.",
         ),
         Panel(
+            "Differences from the gateway's books",
+            "none",
+            [Query("orderflow_book_differences", "{{entry}} {{kind}}")],
+            "As the last comparison found them. See docs/runbooks/books-differ.md.",
+        ),
+        Panel(
             "Oldest order that is not settled",
             "s",
             [Query("orderflow_orders_oldest_unsettled_seconds", "age")],

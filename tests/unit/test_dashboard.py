@@ -77,8 +77,8 @@ def test_what_went_well_and_wrong_in_a_story_is_told_apart():
     assert told("job", "process-payment failed", state="failed") == "bad"
     assert told("failure", "attempt 1 failed") == "bad"
     assert told("payment", "the gateway took the money", status="completed") == "ok"
-    assert told("mail", "payment-failed was sent by email") == "ok"
-    assert told("mail", "payment-failed by email was refused: no") == "bad"
+    assert told("message", "payment-failed was sent by email") == "ok"
+    assert told("message", "payment-failed by email was refused: no") == "bad"
     assert told("action", "olga did by hand: retry", outcome="partly") == "warn"
     assert told("order", "the order was placed") == ""
 

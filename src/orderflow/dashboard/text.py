@@ -117,7 +117,7 @@ def event_mood(event: StoryEvent) -> str:
     match event.kind:
         case "failure" | "charge":
             return "bad"
-        case "mail":
+        case "message":
             return "bad" if "refused" in event.what else "ok"
         case "job":
             # Of what it did it ended in the last; its state goes with each.

@@ -62,7 +62,7 @@ async def take_event(event: GatewayEvent, gateway: str, *, db: Database, queues:
 async def handle_event(
     job: GatewayEventJob, *, db: Database, gateway: Gateway, queues: JobQueues
 ) -> dict[str, Any]:
-    """Do what the job's event asks for; return `{success, done}`.
+    """Do what the job's event asks for, once; return `{success, done}`.
 
     Raises GatewayUnavailable where the gateway has to be asked and gives no answer, and
     EventNotFound.
@@ -70,6 +70,8 @@ async def handle_event(
     event = await db.fetchrow("find_event", job.gateway, job.event_id)
     if event is None:
         raise EventNotFound(gateway=job.gateway, event_id=job.event_id)
+    if event["handled"]:
+        return {"success": True, "done": event["done"]}
     row = await db.fetchrow("find_payment", event["payment_id"])
     if row is None:
         done = Done.UNKNOWN

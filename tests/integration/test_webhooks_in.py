@@ -27,6 +27,7 @@ from orderflow.charge import expire_payment
 from orderflow.contract import gateway_event_job, order_confirmation_job, payment_failed_job
 from orderflow.errors import GatewayUnavailable
 from orderflow.invariants import count_violations
+from orderflow.operations.story import tell_story
 from orderflow.reconcile import Counts, run_once
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port, port_is_taken
@@ -150,7 +151,10 @@ async def test_an_event_that_says_paid_confirms_the_order(api, resources, waitin
     assert len(stripe.asked) == asked, "it is believed"
     told = order_confirmation_job(str(waiting.order_id), "user-1")
     assert await resources.queues.states([told]) == [JobState.LIVE]
-    assert await handle(resources) == {"success": True, "done": "nothing to do"}
+    assert await handle(resources) == {"success": True, "done": "payment settled"}, "once"
+    story = await tell_story(str(waiting.order_id), db=resources.db, queues=resources.queues)
+    [heard] = [entry.what for entry in story.events if entry.kind == "gateway"]
+    assert heard == "stripe told of payment_intent.succeeded: payment settled"
 
 
 async def test_an_event_that_comes_twice_is_kept_once(api, waiting, sql):

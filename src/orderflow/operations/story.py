@@ -26,7 +26,8 @@ from orderflow.orders import OrderStatus, PaymentStatus, Row
 class StoryEvent:
     """Something that happened.
 
-    `kind` is order, payment, refund, job, failure, message, charge (a stray one) or action.
+    `kind` is order, payment, refund, job, failure, message, charge (a stray one), gateway (it
+    told something) or action.
 
     `what` is a sentence for people; `details` are its facts, by names that stay.
     """
@@ -60,11 +61,12 @@ async def tell_story(order_id: str, *, db: Database, queues: JobQueues) -> Story
     order = await db.fetchrow("order_in_full", row_id(order_id))
     if order is None:
         raise OrderNotFound(order_id=order_id)
-    notifications, strays, later, refunds = await asyncio.gather(
+    notifications, strays, later, refunds, told = await asyncio.gather(
         db.fetch("notifications_of_order", order["id"]),
         db.fetch("stray_charges_of_payment", order["payment_id"]),
         db.fetch("story_events", order["id"]),
         db.fetch("story_refunds", order["id"]),
+        db.fetch("events_of_payment", order["payment_id"]),
     )
     failures, actions, jobs = await asyncio.gather(
         failures_of_order(order["id"], db=db),
@@ -78,6 +80,7 @@ async def tell_story(order_id: str, *, db: Database, queues: JobQueues) -> Story
         *map(_of_failure, failures),
         *(event for row in notifications for event in _of_notification(row)),
         *(event for row in strays for event in _of_stray(row)),
+        *map(_of_gateway, told),
         *(StoryEvent(row["at"], "order", row["kind"].replace("-", " ")) for row in later),
         *(event for row in refunds for event in _of_refund(row)),
         *map(_of_action, actions),
@@ -203,6 +206,16 @@ def _of_stray(row: Row) -> Iterator[StoryEvent]:
     )
     if row["refunded_at"] is not None:
         yield StoryEvent(row["refunded_at"], "charge", "that charge was given back", facts)
+
+
+def _of_gateway(row: Row) -> StoryEvent:
+    done = row["done"] or "not looked at yet"
+    return StoryEvent(
+        row["received_at"],
+        "gateway",
+        f"{row['gateway']} told of {row['type']}: {done}",
+        {"gateway": row["gateway"], "eventId": row["event_id"], "done": row["done"]},
+    )
 
 
 def _of_refund(row: Row) -> Iterator[StoryEvent]:

@@ -8,14 +8,22 @@ RETURNING event_id
 
 -- name: find_event
 -- gateway, event id
-SELECT type, payment_id, paid_transaction_id FROM gateway_events
+SELECT type, payment_id, paid_transaction_id, done, handled_at IS NOT NULL AS handled
+FROM gateway_events
 WHERE gateway = $1 AND event_id = $2
 
 -- name: end_event
 -- gateway, event id, what came of it, whether that is all
 UPDATE gateway_events
 SET done = $3, handled_at = CASE WHEN $4::boolean THEN now() END
-WHERE gateway = $1 AND event_id = $2
+WHERE gateway = $1 AND event_id = $2 AND handled_at IS NULL
+
+-- name: events_of_payment
+-- payment id. The oldest first.
+SELECT gateway, event_id, type, received_at, done
+FROM gateway_events
+WHERE payment_id = $1
+ORDER BY received_at, event_id
 
 -- name: open_events
 -- seconds of rest, how many at most. Oldest first, without those whose payment is still unknown.

@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS refunds (
 ) WITHOUT ROWID
 """
 _INDEXES = (
-    "CREATE UNIQUE INDEX IF NOT EXISTS charges_by_id ON charges (id)",
+    "CREATE INDEX IF NOT EXISTS charges_by_id ON charges (id)",
     "CREATE INDEX IF NOT EXISTS charges_by_time ON charges (created_at, id)",
     "CREATE INDEX IF NOT EXISTS refunds_of_charge ON refunds (charge_id)",
     "CREATE INDEX IF NOT EXISTS refunds_by_time ON refunds (created_at, id)",

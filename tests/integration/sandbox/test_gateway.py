@@ -42,6 +42,10 @@ class Gateway:
         body = {"amount": amount, "currency": currency, "method": "card", "token": token}
         return self.client.post("/charges", json=body, headers={"Idempotency-Key": key})
 
+    def refund(self, key: str, charge_id: str, amount: str = "12.34") -> httpx.Response:
+        body = {"chargeId": charge_id, "amount": amount, "currency": "EUR"}
+        return self.client.post("/refunds", json=body, headers={"Idempotency-Key": key})
+
     def outcome(self, key: str) -> httpx.Response:
         return self.client.get(f"/charges/{quote(key, safe='')}")
 
@@ -415,7 +419,8 @@ def test_a_charge_needs_a_usable_key(gateway: Gateway, value: bytes | None) -> N
 
 def test_unknown_paths_and_methods_answer_in_the_same_form(gateway: Gateway) -> None:
     for answer, status in (
-        (gateway.client.get("/refunds"), 404),
+        (gateway.client.get("/payments"), 404),
+        (gateway.client.get("/books/payments"), 404),
         (gateway.client.put("/charges"), 405),
     ):
         assert answer.status_code == status
@@ -518,3 +523,80 @@ def test_wrong_options_are_told_without_a_trace(options: tuple[str, str], tmp_pa
     assert ended.returncode == 2
     assert "error: " in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
+
+
+def test_gives_back_in_parts_and_never_more_than_was_charged(gateway: Gateway, key: str) -> None:
+    charge_id = gateway.charge(key).json()["id"]
+    part = gateway.refund(f"{key}-1", charge_id, "12.00")
+    assert (part.status_code, part.json()["status"]) == (201, "succeeded")
+    again = gateway.refund(f"{key}-1", charge_id, "12.00")
+    assert again.json() == part.json()
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert gateway.client.get(f"/refunds/{key}-1").json() == part.json()
+
+    more = gateway.refund(f"{key}-2", charge_id, "0.35")
+    assert (more.status_code, more.json()["error"]["field"]) == (422, "amount")
+    assert gateway.refund(f"{key}-3", charge_id, "0.34").status_code == 201
+    other = gateway.refund(f"{key}-3", charge_id, "0.01")
+    assert (other.status_code, other.json()["error"]["field"]) == (409, "Idempotency-Key")
+
+
+@pytest.mark.parametrize("token", ["tok_decline", None])
+def test_gives_nothing_back_of_what_was_not_charged(
+    gateway: Gateway, key: str, token: str | None
+) -> None:
+    charge_id = gateway.charge(key, token).json()["id"] if token else "ch_of_nobody"
+    answer = gateway.refund(f"{key}-1", charge_id)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "chargeId")
+    assert gateway.client.get(f"/refunds/{key}-1").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("token", "statuses"),
+    [
+        ("tok_refund_decline", [402, 402]),
+        ("tok_refund_503_twice", [503, 503, 201, 201]),
+        ("tok_refund_late", [202, 202, 201, 201]),
+    ],
+)
+def test_the_token_of_a_charge_says_how_its_refunds_go(
+    gateway: Gateway, key: str, token: str, statuses: list[int]
+) -> None:
+    charge = gateway.charge(key, token)
+    assert charge.status_code == 201
+    answers = [gateway.refund(f"{key}-1", charge.json()["id"]) for _ in statuses]
+    assert [answer.status_code for answer in answers] == statuses
+
+
+def test_a_refund_whose_answer_is_lost_is_kept(gateway: Gateway, key: str) -> None:
+    charge_id = gateway.charge(key, "tok_refund_lost_answer").json()["id"]
+    with pytest.raises(httpx.RemoteProtocolError):
+        gateway.refund(f"{key}-1", charge_id)
+    assert gateway.refund(f"{key}-1", charge_id).status_code == 201
+
+
+def test_books_outlive_the_gateway_and_tell_what_moved(
+    start_gateway: Callable[..., Gateway], key: str
+) -> None:
+    first = start_gateway()
+    charge_id = first.charge(key, "tok_refund_late").json()["id"]
+    first.charge(f"{key}-declined", "tok_decline")
+    first.refund(f"{key}-1", charge_id)
+    assert first.stop() == 0
+
+    second = start_gateway()
+    whole = {"since": "2000-01-01T00:00:00Z", "until": "2100-01-01T00:00:00Z"}
+    charges = second.client.get("/books/charges", params=whole).json()
+    assert [entry["id"] for entry in charges["entries"]] == [charge_id]
+    assert charges["after"] is None
+    # A pending refund has moved nothing yet; what the charge's token said is known still.
+    assert second.client.get("/books/refunds", params=whole).json()["entries"] == []
+    statuses = [second.refund(f"{key}-1", charge_id).status_code for _ in range(3)]
+    assert statuses == [202, 202, 201]
+    [entry] = second.client.get("/books/refunds", params=whole).json()["entries"]
+    assert (entry["chargeId"], entry["key"]) == (charge_id, f"{key}-1")
+
+
+def test_books_of_no_time_are_refused(gateway: Gateway) -> None:
+    answer = gateway.client.get("/books/charges", params={"since": "today", "until": "2100"})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "since")

@@ -155,7 +155,12 @@ _POST_WEBHOOK = Operation(
             "example": "stripe",
         }
     ],
-    body={"application/json": {"schema": {}}},
+    body={
+        "application/json": {
+            "schema": {},
+            "example": {"id": "evt_1", "type": "payment_intent.succeeded", "data": {"object": {}}},
+        }
+    },
     answers={"200": answer("The event is kept.", "TakenEvent", TAKEN_EVENT_EXAMPLE)},
     problems=(
         Kind.INVALID_HEADER,

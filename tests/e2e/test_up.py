@@ -77,6 +77,10 @@ def test_it_runs_until_ctrl_c_and_again_from_the_kept_data(tmp_path: Path, up: P
     assert "202" in pasted.stdout.splitlines()[0]
     [docs] = re.findall(r"API +(http\S+/docs)", said(up))
     assert httpx.get(docs, trust_env=False).status_code == 200
+    [admin] = re.findall(r"operators +(http\S+/admin)", said(up))
+    [token] = re.findall(r"One of an admin.*:\s+(\S+)", said(up))
+    signed_in = httpx.get(admin, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+    assert "payment-processing" in signed_in.text
     [metrics] = re.findall(r"metrics +(http\S+)", said(up))
     assert "bullmq_job_count" in httpx.get(metrics, trust_env=False).text
     # Its own line names the folder; the servers and programs it started do too.
@@ -128,6 +132,28 @@ def test_a_server_that_is_named_but_away_is_told(tmp_path: Path):
     assert "Traceback" not in said(program)
     assert "hunter2" not in said(program)
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"TWILIO_ACCOUNT_SID": f"AC{'0' * 32}", "TWILIO_AUTH_TOKEN": "t", "TWILIO_FROM": "S"},
+            "TWILIO_ACCOUNT_SID: no SMS leaves this machine",
+        ),
+        ({"MAIL_FILE": "-"}, "MAIL_FILE: mails go to the catcher here"),
+    ],
+    ids=["sms", "mail"],
+)
+def test_no_message_goes_past_the_catcher(tmp_path: Path, given: dict[str, str], told: str):
+    program = start_program(
+        tmp_path / "up.log",
+        *("orderflow.cli", "up", "--data", str(tmp_path / "data")),
+        environment=given,
+    )
+    assert program.process.wait(60) == 1
+    assert told in program.log.read_text()
+    assert not leftovers(tmp_path)
 
 
 def test_a_port_that_is_taken(tmp_path: Path):

@@ -153,12 +153,14 @@ class RunningShop:
 
     stack: Stack
     shop: Shop
+    admin_token: str
     addresses: dict[str, str]
 
     def welcome(self) -> str:
-        """Return the addresses, a token, and a request to paste."""
+        """Return the addresses, tokens, and a request to paste."""
         lines = ["", *(f"  {name:<10} {address}" for name, address in self.addresses.items())]
         lines += ["", "  A token, good for 30 days:", "", f"  {self.shop.token}", ""]
+        lines += ["  One of an admin, to sign in to /admin with:", "", f"  {self.admin_token}", ""]
         lines += ["  Place an order:", "", self._curl(), "", "  Ctrl-C ends it all."]
         return "\n".join(lines)
 
@@ -177,6 +179,7 @@ def _start(stack: Stack, *, monitoring: bool) -> RunningShop:
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     environment.setdefault("LOG_FORMAT", "console")
     given = load_settings()
+    _check_senders(given)
     _choose_ports(environment, given)
     _start_servers(stack, given)
     _set_secret(stack, given)
@@ -200,8 +203,10 @@ def _start(stack: Stack, *, monitoring: bool) -> RunningShop:
     return RunningShop(
         stack=stack,
         shop=Shop(api_url, environment["GATEWAY_URL"], mail_folder, token, sku),
+        admin_token=make_token(secret, "olga", admin=True, ttl_s=_TOKEN_TTL_S),
         addresses={
             "API": f"{api_url}/docs",
+            "operators": f"{api_url}/admin",
             "metrics": exporter_url,
             **watcher,
             "gateway": f"{settings.gateway_url}/charges",
@@ -241,6 +246,14 @@ def _choose_ports(environment: dict[str, str], given: Settings) -> None:
         else:
             environment[variable] = str(free_port())
             _say(f"Port {port} is taken, so {variable} is {environment[variable]}")
+
+
+def _check_senders(given: Settings) -> None:
+    """Refuse what would send real SMS, or keep mails from the catcher."""
+    if given.twilio_account_sid is not None:
+        raise UpError("TWILIO_ACCOUNT_SID: no SMS leaves this machine; SMS_FILE has them instead")
+    if given.mail_file is not None:
+        raise UpError("MAIL_FILE: mails go to the catcher here; leave it out")
 
 
 def _start_servers(stack: Stack, given: Settings) -> None:

@@ -75,7 +75,8 @@ async def test_migrations_of_many_at_once_run_once(postgres_server, sql):
     await sql.execute("CREATE DATABASE fresh TEMPLATE template0")
     url = postgres_server.url.removesuffix("/postgres") + "/fresh"
     ran = await asyncio.gather(*(migrate(url) for _ in range(5)))
-    assert sorted(before or "nothing" for before, _ in ran) == [*["0004"] * 4, "nothing"]
+    (newest,) = {after for _, after in ran}
+    assert sorted(before or "nothing" for before, _ in ran) == [*[newest] * 4, "nothing"]
     await sql.execute("DROP DATABASE fresh WITH (FORCE)")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, assume, given
 from hypothesis import settings as hypothesis_settings
 from schemathesis import APIOperation, Case, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -53,7 +53,7 @@ def test_every_answer_is_one_of_the_reference(url: str, admin: bool) -> None:
 
 def _try(operation: APIOperation, mode: GenerationMode, headers: dict[str, str]) -> None:
     @hypothesis_settings(
-        max_examples=20,
+        max_examples=10 if operation.path.startswith("/admin/api/") else 20,
         deadline=None,
         database=None,
         derandomize=True,
@@ -61,6 +61,8 @@ def _try(operation: APIOperation, mode: GenerationMode, headers: dict[str, str])
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: Case) -> None:
+        # Of an empty list or object nothing is sent, so that nothing is wrong with the request.
+        assume(all(value not in (None, [], {}) for value in (case.query or {}).values()))
         if mode is GenerationMode.POSITIVE and case.operation.path == "/checkout":
             # What is for sale no reference knows, and without it no order would be placed.
             for item in case.body["items"]:

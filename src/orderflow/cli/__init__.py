@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orderflow import __version__
-from orderflow.cli import failures, jobs, mail, orders, queues, sandbox, shop, top
+from orderflow.cli import books, failures, jobs, mail, orders, queues, sandbox, shop, top
 
 app = typer.Typer(
     help="Order processing: every checkout is carried to its end.",
@@ -32,7 +32,7 @@ _COMMANDS = {
         *(jobs.jobs, failures.failures, jobs.retry, jobs.promote, jobs.requeue, jobs.remove),
         *(failures.retry_group, failures.discard_group, failures.bulk),
     ),
-    "Orders": (orders.orders, orders.audit),
+    "Orders": (orders.orders, orders.audit, books.books),
     "On this machine": (sandbox.up, sandbox.rehearse, sandbox.chaos),
 }
 for _panel, _commands in _COMMANDS.items():

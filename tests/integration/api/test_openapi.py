@@ -114,6 +114,7 @@ def test_what_needs_a_token_says_so() -> None:
         "/checkout",
         "/orders",
         "/orders/{orderId}",
+        "/orders/{orderId}/cancel",
     }
 
 

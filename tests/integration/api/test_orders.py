@@ -85,6 +85,8 @@ async def test_owner_sees_the_whole_order(api: Any, place: Any) -> None:
         "payment": {"method": "card", "status": "pending", "declineReason": None},
         "contact": contact,
         "shippingAddress": ADDRESS,
+        "shipment": None,
+        "refunds": [],
     }
 
 

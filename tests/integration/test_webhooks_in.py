@@ -424,7 +424,9 @@ async def test_a_whole_shop_with_3_d_secure(settings, place, stripe, tmp_path, s
         [intent] = stripe.intents(receipt.payment_id)
         stripe.authenticate(intent, success=True)
         await until(is_confirmed)
-        done = await sql.fetch("SELECT type, done FROM gateway_events")
+        done = await until(
+            lambda: sql.fetch("SELECT type, done FROM gateway_events WHERE done <> ''")
+        )
         assert [tuple(row) for row in done] == [("payment_intent.succeeded", "payment settled")]
     finally:
         statuses = [program.stop() for program in programs]

@@ -23,6 +23,7 @@ from orderflow.api.problems import Kind
 from orderflow.api.schemas import (
     CANCELLED_ORDER_EXAMPLE,
     CHECKOUT_EXAMPLE,
+    EVENT_EXAMPLE,
     ONE_ORDER_EXAMPLE,
     ORDER_EXAMPLE,
     ORDER_PAGE_EXAMPLE,
@@ -155,12 +156,7 @@ _POST_WEBHOOK = Operation(
             "example": "stripe",
         }
     ],
-    body={
-        "application/json": {
-            "schema": {},
-            "example": {"id": "evt_1", "type": "payment_intent.succeeded", "data": {"object": {}}},
-        }
-    },
+    body=content("Event", EVENT_EXAMPLE),
     answers={"200": answer("The event is kept.", "TakenEvent", TAKEN_EVENT_EXAMPLE)},
     problems=(
         Kind.INVALID_HEADER,

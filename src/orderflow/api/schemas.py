@@ -132,6 +132,13 @@ _ANSWERS: dict[str, Schema] = {
             "description": "Send it as `cursor` for the next page; null on the last one",
         },
     ),
+    "Event": _object(
+        "An event, as the gateway writes it. What it holds is the gateway's own.",
+        {
+            "id": {"type": "string", "description": "The gateway's name for it"},
+            "type": {"type": "string", "description": "What it tells"},
+        },
+    ),
     "TakenEvent": _object(
         "An event of the gateway.",
         eventId={"type": "string", "description": "The gateway's name for it"},
@@ -248,6 +255,12 @@ CANCELLED_ORDER_EXAMPLE = ORDER_EXAMPLE | {
 }
 
 ORDER_PAGE_EXAMPLE = {"orders": [ORDER_EXAMPLE], "nextCursor": None}
+
+EVENT_EXAMPLE = {
+    "id": "evt_1Q2w3E4r5T6y7U8i",
+    "type": "payment_intent.succeeded",
+    "data": {"object": {"object": "payment_intent", "id": "pi_1Q2w3E4r5T6y7U8i"}},
+}
 
 TAKEN_EVENT_EXAMPLE = {"eventId": "evt_1Q2w3E4r5T6y7U8i", "new": True}
 

@@ -18,7 +18,7 @@ from orderflow.sandbox.chaos.homes import start_postgres_in, start_redis_in
 from orderflow.sandbox.chaos.stack import Stack
 from orderflow.sandbox.servers import Server, free_port
 from orderflow.sandbox.tcp_proxy import TcpProxy
-from orderflow.settings import load_settings
+from orderflow.settings import Settings, load_settings
 
 #: The addresses of servers are always the suite's own; all other settings are the user's.
 _ADDRESSES = frozenset(
@@ -32,7 +32,11 @@ _ADDRESSES = frozenset(
             "gateway_api_key",
             "smtp_host",
         ),
-        *("smtp_port", "smtp_security", "smtp_username", "smtp_password", "sms_file"),
+        *("smtp_port", "smtp_security", "smtp_username", "smtp_password", "smtp_ca_file"),
+        *("mail_file", "mail_rate", "sms_file", "sms_rate"),
+        *("twilio_account_sid", "twilio_auth_token", "twilio_from", "twilio_url"),
+        # Every customer is to be told, or nobody could say who was not.
+        *(name for name in Settings.model_fields if name.startswith("notify_")),
         *("jwt_secret", "jwt_jwks", "jwt_audience", "jwt_issuer", "web_concurrency"),
     }
 )

@@ -294,7 +294,8 @@ def test_an_installed_wheel_works_from_an_empty_folder(clone: Path, tmp_path: Pa
 
     orderflow = str(python.with_name("orderflow"))
     assert run(orderflow, "--help").returncode == 0
-    assert run(orderflow, "migrate").stdout == "the schema is up to date: 0004\n"
+    newest = max((clone / "src/orderflow/db/migrations/versions").glob("*.py")).name[:4]
+    assert run(orderflow, "migrate").stdout == f"the schema is up to date: {newest}\n"
     unknown = run(str(python), "-m", "orderflow.worker", "nope")
     assert unknown.returncode == 2
     assert unknown.stderr.endswith("these exist: notification, order, payment.\n")

@@ -172,6 +172,7 @@ def test_secrets_do_not_show():
         smtp_username="shop",
         smtp_password="hunter2",
         gateway_api_key="hunter2",
+        gateway_webhook_secret="hunter2",
         twilio_account_sid=f"AC{'0' * 32}",
         twilio_auth_token="hunter2",
         twilio_from="Shop",

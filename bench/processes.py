@@ -54,6 +54,12 @@ class Program:
         """What the process holds in memory now."""
         return int(psutil.Process(self._process.pid).memory_info().rss)
 
+    @property
+    def cpu_s(self) -> float:
+        """How long it has computed since its start."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def say(self, word: str) -> None:
         """Tell the program something."""
         assert self._process.stdin is not None

@@ -23,12 +23,21 @@ from orderflow.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
 
+#: Less than Prometheus waits for a scrape. A server that is slow is not away, which customers, for
+#: whom the settings are, may not wait for.
+_PATIENCE_MS = 3_000
 #: One for each of the questions of a scrape.
 _CONNECTIONS = 2
 
 
 async def serve(settings: Settings) -> None:
     """Answer scrapes on EXPORTER_HOST:EXPORTER_PORT until SIGTERM or SIGINT. Raises PortTaken."""
+    settings = settings.model_copy(
+        update={
+            "redis_timeout_ms": max(settings.redis_timeout_ms, _PATIENCE_MS),
+            "database_timeout_ms": max(settings.database_timeout_ms, _PATIENCE_MS),
+        }
+    )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

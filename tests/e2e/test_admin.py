@@ -342,6 +342,39 @@ async def test_an_order_is_found_by_all_of_its_names_and_told(
     assert "ada@shop.example" not in told
 
 
+async def test_an_order_is_shipped_delivered_refunded_and_another_cancelled(
+    olga: Operator, sql: asyncpg.Connection[asyncpg.Record]
+):
+    page = olga.page
+    olga.shop.start("payment")
+    order_id = olga.shop.checkout()["orderId"]
+    olga.shop.wait_for(order_id, "confirmed")
+    olga.shop.stop("payment")
+    await olga.open(f"/admin/orders/{order_id}")
+    await olga.do("Ship…", "Mark as shipped", "on the van", Carrier="DHL", Tracking_number="JD01")
+    await olga.sees(f"Ship {order_id}: done. carrier DHL, tracking number JD01")
+    await olga.do("Mark as delivered…", "Mark as delivered", "the carrier says so")
+    await olga.sees(f"Deliver {order_id}: done.")
+    await olga.do("Refund…", "Give the money back", "a chip in the glass", Amount="5")
+    await olga.sees("Amount must be more than zero with two decimals")
+    await page.get_by_label("Amount").fill("5.00")
+    await page.get_by_role("button", name="Give the money back").click()
+    await olga.sees(f"Refund {order_id}: done.")
+    assert [row["amount"] for row in await sql.fetch("SELECT amount FROM refunds")] == [5]
+    await olga.do("Refund…", "Give the money back", "all of it", Amount="1000.00")
+    await olga.sees("only 29.00 EUR are left to be given back")
+    await expect(page.get_by_role("navigation", name="Main")).to_be_visible()
+    await olga.open(f"/admin/orders/{order_id}")
+    await olga.sees("because a chip in the glass: done")
+    await olga.sees("because all of it: refused")
+
+    pending = olga.shop.checkout()["orderId"]
+    await olga.open(f"/admin/orders/{pending}")
+    await olga.do("Cancel the order…", "Cancel the order", "asked for by phone")
+    await olga.sees(f"Cancel {pending}: done.")
+    assert await sql.fetchval("SELECT status FROM orders WHERE id = $1", pending) == "cancelled"
+
+
 async def test_it_works_without_script(
     browser: Browser, closed_shop: ShopProcesses, redis: Redis, keys: str
 ):

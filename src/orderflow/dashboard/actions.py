@@ -32,7 +32,7 @@ class Field:
     name: str
     label: str
     value: str = ""
-    kind: Literal["number", "text", "check", "json", "choice"] = "text"
+    kind: Literal["number", "text", "check", "json", "choice", "hidden"] = "text"
     hint: str = ""
     choices: Sequence[str] = ()
 
@@ -65,7 +65,9 @@ def asked_first(ask: Ask, do: Do) -> View:
         if visit.request.method != "POST":
             return _show(visit, question, {}, None)
         try:
-            onward = await do(visit, Actor(visit.user_id, "page", _reason(visit.form)))
+            onward = await do(
+                visit, Actor(visit.user_id, "page", line_of_text(visit.form, "reason", MAX_REASON))
+            )
         except InvalidField as fault:
             return _show(visit, question, visit.form, fault)
         return see_other(onward or acted(question.back))
@@ -86,15 +88,16 @@ def number_or_none(form: Mapping[str, str], name: str, most: int) -> int | None:
     return whole_number(form, name, 1, most) if form.get(name, "").strip() else None
 
 
-def _reason(form: Mapping[str, str]) -> str:
-    reason = form.get("reason", "").strip()
-    if not reason:
-        raise InvalidField("reason", "say why: it goes into the audit log")
-    if len(reason) > MAX_REASON:
-        raise InvalidField("reason", f"may have {MAX_REASON} characters at most")
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in reason):
-        raise InvalidField("reason", "must be one line of text")
-    return reason
+def line_of_text(form: Mapping[str, str], name: str, most: int) -> str:
+    """Return what is in a field: one line, not empty, `most` characters. Raises InvalidField."""
+    text = form.get(name, "").strip()
+    if not text:
+        raise InvalidField(name, "must not be empty")
+    if len(text) > most:
+        raise InvalidField(name, f"may have {most} characters at most")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        raise InvalidField(name, "must be one line of text")
+    return text
 
 
 def _show(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from orderflow.dashboard.life import possible
 from orderflow.dashboard.pages import Context, Visit, see_other
 from orderflow.dashboard.urls import job_url, order_url
 from orderflow.operations.jobs import find_jobs
@@ -34,6 +35,7 @@ async def show_order(visit: Visit) -> Response:
     """Answer an order's whole story."""
 
     async def look() -> Context:
-        return {"story": await tell_story(visit.path("order_id"), **visit.stores)}
+        story = await tell_story(visit.path("order_id"), **visit.stores)
+        return {"story": story, "possible": possible(story)}
 
     return await visit.live("order", look)

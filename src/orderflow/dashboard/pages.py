@@ -89,7 +89,7 @@ class Visit:
 
     def render(self, template: str, status: int = 200, **context: Any) -> Response:
         """Answer a page for whoever is signed in."""
-        return render(self.request, template, status, user=self.user_id, **context)
+        return render(self.request, template, status, **context)
 
     async def live(self, name: str, look: Callable[[], Awaitable[Context]]) -> Response:
         """Answer the page NAME.html, or the stream of its part live/NAME.html.
@@ -118,6 +118,8 @@ def for_admins(view: View, streams: Streams) -> Endpoint:
 
     async def visit(request: Request) -> Response:
         session = await admin_session(request)
+        # For an error's page, too: who is in stays in, and finds the way on.
+        request.state.user_id = session.user.id
         form = await read_form(request) if request.method == "POST" else {}
         return await view(Visit(request, session, streams, form))
 
@@ -169,7 +171,7 @@ def see_other(url: str) -> Response:
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     """Answer a page. Its forms are good for the browser that gets it."""
     every = {
-        "user": None,
+        "user": getattr(request.state, "user_id", None),
         "acted": None,
         "csrf": csrf_token(request),
         "here": request.scope["path"],

@@ -15,6 +15,7 @@ from orderflow.dashboard.failures import (
     show_group,
 )
 from orderflow.dashboard.jobs import JOB_ACTIONS, show_job
+from orderflow.dashboard.life import ORDER_ACTIONS
 from orderflow.dashboard.live import Streams
 from orderflow.dashboard.login import get_login, post_login, post_logout
 from orderflow.dashboard.orders import search, show_order
@@ -44,6 +45,7 @@ def dashboard_routes() -> list[Route]:
         Route("/admin/static/{name}", get_static),
         show("", Overview()),
         show("/search", search, "GET", "POST"),
+        *act("/orders/{order_id}", ORDER_ACTIONS),
         show("/orders/{order_id:path}", show_order),
         show("/queues/{queue}", show_queue),
         *act("/queues/{queue}", QUEUE_ACTIONS),

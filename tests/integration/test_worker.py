@@ -218,14 +218,14 @@ async def test_an_error_without_words_leaves_a_reason(
     assert redis.hget(key, "failedReason") == "ValueError"
 
 
-def test_the_order_worker_puts_its_schedule_back(started, folder, environment, settings, redis):
+def test_the_order_worker_puts_its_schedules_back(started, folder, environment, settings, redis):
     schedules = f"{settings.queue_prefix}:order-processing:repeat"
     worker = start(started, folder, environment, "order")
-    wait_until(lambda: redis.zcard(schedules) == 1, "the schedule")
+    wait_until(lambda: redis.zcard(schedules) == 2, "the schedules")
     wait_until(lambda: "reconciled" in worker.log.read_text(), "a run")
     for key in redis.scan_iter(match=f"{settings.queue_prefix}:*"):
         redis.delete(key)
-    wait_until(lambda: redis.zcard(schedules) == 1, "the schedule again")
+    wait_until(lambda: redis.zcard(schedules) == 2, "the schedules again")
     runs = worker.log.read_text().count("reconciled")
     wait_until(lambda: worker.log.read_text().count("reconciled") > runs, "the next run")
 

@@ -119,8 +119,8 @@ def shop(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
     shop = Shop(tmp_path, settings)
     yield shop
     for program in shop.programs:
-        program.process.kill()
-        program.process.wait()
+        # Not killed: the processes of an API go on without their parent.
+        program.stop()
 
 
 async def test_attempts_are_counted_by_how_they_end(shop):

@@ -200,9 +200,10 @@ async def test_and_back(node, start_worker, keys, place, sql, doctor):
     await wait_until_settled(sql)
     assert_each_was_done_once(payments, 25)
 
-    # 2. The order worker goes first, and its scheduler with it.
+    # 2. The order worker goes first, and its schedulers with it.
     assert fleet["order"].stop() == 0
-    assert node.ask("removeJobScheduler", queue=ORDERS, schedulerId="reconcile") is True
+    for scheduler in ("reconcile", "compare-books"):
+        assert node.ask("removeJobScheduler", queue=ORDERS, schedulerId=scheduler) is True
     assert node.ask("getJobSchedulers", queue=ORDERS) == []
     for state in ("wait", "delayed", "prioritized"):
         assert keys(ORDERS).count(state) == 0

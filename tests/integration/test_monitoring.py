@@ -71,6 +71,14 @@ def of_rules() -> dict[str, str]:
     }
 
 
+def of_docs() -> dict[str, str]:
+    """Return the queries that the page about monitoring gives to a scaler."""
+    text = (REPOSITORY / "docs" / "monitoring.md").read_text("utf-8")
+    [block] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    triggers = yaml.safe_load(block)["spec"]["triggers"]
+    return {f"scaler, {n}": each["metadata"]["query"] for n, each in enumerate(triggers)}
+
+
 @pytest.fixture(scope="session")
 def promtool() -> str:
     found = shutil.which("promtool")
@@ -154,7 +162,7 @@ def test_whatever_is_asked_for_has_a_name_that_is_explained():
     explained = set(re.findall(r"`((?:orderflow|bullmq|process)_\w+)`", text))
     asked = {
         name
-        for expr in [*of_dashboards().values(), *of_rules().values()]
+        for expr in [*of_dashboards().values(), *of_rules().values(), *of_docs().values()]
         for name in re.findall(r"\b(?:orderflow|bullmq|process)_\w+", expr)
     }
     parts = re.compile(r"_(bucket|sum|count)$")
@@ -270,6 +278,7 @@ async def test_a_running_system_has_data_for_every_query(
         assert connection.recv(64).startswith(b"HTTP/1.1 400")
 
     queries = of_dashboards() | {name: as_values(expr) for name, expr in of_rules().items()}
+    queries |= of_docs()
     without = dict(queries)
 
     def all_have_data() -> bool:

@@ -140,6 +140,21 @@ async def test_a_declined_payment_is_told_with_its_reason(resources, paid, mail_
     assert "insufficient funds" in mail.get_body(["plain"]).get_content()
 
 
+async def test_a_card_that_is_reported_stolen_is_not_told_to_who_has_it(
+    resources, paid, mail_server
+):
+    receipt = await paid(paymentToken="tok_decline_stolen_card")
+    await perform_job(
+        "notification",
+        "payment-failed",
+        {"orderId": str(receipt.order_id), "userId": "user-1", "reason": "stolen_card"},
+        resources,
+    )
+    [mail] = mail_server.mails(receipt.order_id)
+    assert "was declined" in mail.get_body(["plain"]).get_content()
+    assert "stolen" not in mail.as_string()
+
+
 async def test_a_job_that_carries_its_name_in_the_data_works(resources, paid):
     receipt = await paid()
     data = {"type": "order-confirmation", "orderId": str(receipt.order_id), "userId": 7}

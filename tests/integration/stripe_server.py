@@ -223,7 +223,8 @@ def run_stripe(folder: Path) -> Iterator[Stripe]:
     stripe = Stripe(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{behind}")
     app = Starlette(routes=[Route("/{path:path}", stripe.answer, methods=["GET", "POST"])])
     server = uvicorn.Server(
-        uvicorn.Config(app, port=port, log_level="error", lifespan="off", ws="none")
+        # Its own configuration of logs would stay for all tests after this one.
+        uvicorn.Config(app, port=port, log_config=None, lifespan="off", ws="none")
     )
     thread = threading.Thread(target=server.run, name="stripe")
     thread.start()

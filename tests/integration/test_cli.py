@@ -257,6 +257,17 @@ def in_a_terminal(
         start_new_session=True,
     )
     os.close(its)
+    try:
+        said = _said(process, ours, wanted, typed)
+        return process.wait(30), said.decode()
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
+
+
+def _said(process: subprocess.Popen[bytes], ours: int, wanted: str, typed: str) -> bytes:
+    """Return all that a process says to its end."""
     said = b""
     deadline = time.monotonic() + 60
     while True:
@@ -265,15 +276,13 @@ def in_a_terminal(
         try:
             said += os.read(ours, 65_536) if ready else b""
         except OSError:  # the other end is closed
-            break
+            return said
         if typed and wanted.encode() in said:
             if typed == CTRL_C:
                 process.send_signal(signal.SIGINT)
             else:
                 os.write(ours, typed.encode())
             typed = ""
-    os.close(ours)
-    return process.wait(30), said.decode()
 
 
 CTRL_C = "\x03"

@@ -17,10 +17,13 @@ from orderflow.sandbox.servers import free_port, start_redis
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[Any]:
-    servers = [start_redis(tmp_path / "redis", free_port())]
+    # Redis is killed here, and what it has said is to be there again: beside a slow disk it would
+    # keep the last two seconds of its log to itself.
+    on_disk = {"appendfsync": "always"}
+    servers = [start_redis(tmp_path / "redis", free_port(), settings=on_disk)]
 
     def restart() -> None:
-        servers.append(start_redis(tmp_path / "redis", servers[0].port))
+        servers.append(start_redis(tmp_path / "redis", servers[0].port, settings=on_disk))
 
     yield servers[0], restart
     servers[-1].stop()

@@ -135,12 +135,18 @@ async def test_incomplete_data_fails_naming_the_field(node, start_worker, sql, m
     assert await sql.fetchval("SELECT count(*) FROM orders") == 0
 
 
+NOTIFICATION_JOBS = (
+    "order-cancelled, order-confirmation, order-delivered, order-refunded, order-shipped, "
+    "payment-failed"
+)
+
+
 async def test_an_unknown_job_fails_at_once_with_the_names_known(node, start_worker):
     start_worker("payment")
     start_worker("notification")
     for queue, known in [
         (PAYMENTS, "it knows: process-payment"),
-        (NOTIFICATIONS, "it knows: order-confirmation, payment-failed"),
+        (NOTIFICATIONS, f"it knows: {NOTIFICATION_JOBS}"),
     ]:
         job = ended(node, queue, node.add(queue, "refund", foreign_data(), NODE_OPTIONS))
         assert (job["state"], job["attemptsMade"]) == ("failed", 1)

@@ -35,11 +35,19 @@ def show_json(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """Return a table; columns whose name ends with a blank are numbers, and stand right."""
+    """Return a table; columns whose name ends with a blank are numbers, and stand right.
+
+    The first column names what a row is of, and is the last to be broken on a narrow screen.
+    """
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, expand=False)
     for column in columns:
         right = column.endswith(" ")
-        made.add_column(column.strip(), justify="right" if right else "left", overflow="fold")
+        made.add_column(
+            column.strip(),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=not made.columns,
+        )
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else text(cell) for cell in row))
     return made

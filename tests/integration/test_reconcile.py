@@ -280,16 +280,25 @@ WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()
 """
 
 
-async def test_a_run_that_takes_long_keeps_no_snapshot(settings, resources, place, redis, sql):
+async def test_a_run_that_takes_long_keeps_no_snapshot(
+    settings, resources, place, redis, sql, monkeypatch: pytest.MonkeyPatch
+):
     """While a transaction has one, PostgreSQL keeps every row that was updated since."""
     await place()
     await lose_all_jobs(redis, resources)
     filling = payment_job_of(await place())
     async with open_resources(settings.model_copy(update={"queue_depth_limit": 1})) as full:
+        looked, looks = asyncio.Event(), full.queues.room
+
+        async def room(queue: str) -> int:
+            looked.set()
+            return await looks(queue)
+
+        monkeypatch.setattr(full.queues, "room", room)
         run_now = asyncio.create_task(run(full))
         async with asyncio.timeout(30):
-            while await sql.fetchrow(LOCKS) != ("idle in transaction", False):
-                await asyncio.sleep(0.01)
+            await looked.wait()
+        assert await sql.fetchrow(LOCKS) == ("idle in transaction", False)
         assert not run_now.done(), "it waits for room"
         await full.queues.remove(filling)
         assert (await run_now).jobs_added == 1

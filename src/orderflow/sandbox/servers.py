@@ -49,7 +49,9 @@ def port_is_taken(port: int, host: str = "127.0.0.1") -> bool:
     """Say whether something listens on `port`."""
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex((host, port)) == 0
+        taken = probe.connect_ex((host, port)) == 0
+        # A port that nobody listens on may be given to the probe itself, which then meets itself.
+        return taken and probe.getsockname() != probe.getpeername()
 
 
 @dataclass

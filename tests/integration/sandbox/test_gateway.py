@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from orderflow.sandbox.servers import free_port, port_is_taken
+from orderflow.sandbox.servers import free_port
 
 COMMAND = (sys.executable, "-m", "orderflow.sandbox.gateway")
 
@@ -74,10 +74,18 @@ def start(folder: Path, *options: str) -> Gateway:
     command = (*COMMAND, "--port", str(port), "--ledger", str(folder / "ledger.db"), *options)
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-    wait_until(lambda: process.poll() is not None or port_is_taken(port))
+    url = f"http://127.0.0.1:{port}"
+
+    def lives() -> bool:
+        # That something has the port says little: a probe of a free one may meet itself.
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{url}/livez", trust_env=False).status_code == 200
+        return False
+
+    wait_until(lambda: process.poll() is not None or lives())
     if process.poll() is not None:
         pytest.fail(f"the gateway did not start: {log.read_text()}")
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)
+    client = httpx.Client(base_url=url, timeout=10)
     return Gateway(process, port, log, client)
 
 

@@ -271,14 +271,7 @@ class _Charges(_Side):
         outcome = Approved(entry.id)
         if await write_outcome(row["id"], outcome, self._db):
             count_outcome(outcome, PaymentMethod(row["method"]), entry.amount, entry.currency)
-        return _of_theirs(
-            entry,
-            DifferenceKind.UNWRITTEN,
-            row["id"],
-            row["amount"],
-            repair="outcome written",
-            settled=True,
-        )
+        return _written(entry, row["id"], row["amount"])
 
     async def ours(
         self, start: datetime, end: datetime, seen: Collection[str]
@@ -326,14 +319,7 @@ class _Refunds(_Side):
 
     async def _write(self, entry: Entry, row: Row) -> Difference:
         await write_refund(row["id"], Refunded(entry.id), self._db)
-        return _of_theirs(
-            entry,
-            DifferenceKind.UNWRITTEN,
-            row["payment_id"],
-            row["amount"],
-            repair="outcome written",
-            settled=True,
-        )
+        return _written(entry, row["payment_id"], row["amount"])
 
     async def ours(
         self, start: datetime, end: datetime, seen: Collection[str]
@@ -352,6 +338,18 @@ class _Refunds(_Side):
             if await self._gateway.find_refund(refund) != Refunded(row["gateway_id"]):
                 key = str(row["id"])
                 yield _of_ours(self.kind, row, row["gateway_id"], key, row["payment_id"])
+
+
+def _written(entry: Entry, payment_id: UUID, ours: Decimal) -> Difference:
+    """Say that an outcome that nobody wrote down is written now."""
+    return _of_theirs(
+        entry,
+        DifferenceKind.UNWRITTEN,
+        payment_id,
+        ours,
+        repair="outcome written",
+        settled=True,
+    )
 
 
 def _of_theirs(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from tests.integration.stripe_server import Stripe, run_stripe
 
 from orderflow.bull.connection import connect_worker
 from orderflow.bull.producer import NodeQueue
@@ -105,3 +106,15 @@ async def probe() -> AsyncIterator[Callable[..., Probe]]:
     yield make
     for made in probes:
         await made.close()
+
+
+@pytest.fixture(scope="module")
+def stripe_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stripe]:
+    with run_stripe(tmp_path_factory.mktemp("stripe")) as stripe:
+        yield stripe
+
+
+@pytest.fixture
+def stripe(stripe_process: Stripe) -> Stripe:
+    stripe_process.reset()
+    return stripe_process

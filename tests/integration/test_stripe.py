@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 from bullmq import UnrecoverableError
-from tests.integration.stripe_server import API_KEY, Fault, Stripe, error, run_stripe
+from tests.integration.stripe_server import API_KEY, Fault, Stripe, error
 
 from orderflow.bull.queues import JobState
 from orderflow.contract import PaymentMethod, order_confirmation_job, payment_failed_job
@@ -41,18 +41,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 VISA, DECLINED = "pm_card_visa", "pm_card_chargeCustomerFail"
 #: It asks for 3-D Secure.
 CAREFUL = "4000002760003184"
-
-
-@pytest.fixture(scope="module")
-def stripe_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stripe]:
-    with run_stripe(tmp_path_factory.mktemp("stripe")) as stripe:
-        yield stripe
-
-
-@pytest.fixture
-def stripe(stripe_process: Stripe) -> Stripe:
-    stripe_process.reset()
-    return stripe_process
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -16,7 +16,6 @@ from tests.integration.stripe_server import (
     WEBHOOK_SECRET,
     Fault,
     Stripe,
-    run_stripe,
     signed,
 )
 from tests.integration.working import until
@@ -38,18 +37,6 @@ from orderflow.testing import perform_job
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 CAREFUL = "4000002760003184"
-
-
-@pytest.fixture(scope="module")
-def stripe_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stripe]:
-    with run_stripe(tmp_path_factory.mktemp("stripe")) as stripe:
-        yield stripe
-
-
-@pytest.fixture
-def stripe(stripe_process: Stripe) -> Stripe:
-    stripe_process.reset()
-    return stripe_process
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from tests.conftest import wait_until
 
 from orderflow.sandbox.servers import free_port
 
@@ -62,12 +62,6 @@ class Gateway:
         return self.process.wait(10)
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
 def start(folder: Path, *options: str) -> Gateway:
     port = free_port()
     log = folder / f"gateway-{port}.log"
@@ -82,7 +76,7 @@ def start(folder: Path, *options: str) -> Gateway:
             return httpx.get(f"{url}/livez", trust_env=False).status_code == 200
         return False
 
-    wait_until(lambda: process.poll() is not None or lives())
+    wait_until(lambda: process.poll() is not None or lives(), "the gateway")
     if process.poll() is not None:
         pytest.fail(f"the gateway did not start: {log.read_text()}")
     client = httpx.Client(base_url=url, timeout=10)
@@ -485,7 +479,9 @@ async def test_ends_with_0_and_without_a_trace_while_calls_are_open(
             )
             for token in ("tok_hang", "tok_slow")
         ]
-        await asyncio.to_thread(wait_until, lambda: gateway.counts("tok_slow") == (1, 1))
+        await asyncio.to_thread(
+            wait_until, lambda: gateway.counts("tok_slow") == (1, 1), "the charge"
+        )
         status = await asyncio.to_thread(gateway.stop, number)
         lost = await asyncio.gather(*calls, return_exceptions=True)
 

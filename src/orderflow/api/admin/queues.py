@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import Protocol
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -16,7 +19,10 @@ from orderflow.api.admin.requests import (
 )
 from orderflow.api.answers import as_json
 from orderflow.api.reading import read_body
+from orderflow.bull.queues import JobQueues
+from orderflow.db import Database
 from orderflow.operations import queues as use
+from orderflow.operations.audit import Actor
 from orderflow.operations.workers import list_workers as look_for_workers
 
 
@@ -36,22 +42,24 @@ async def get_queue(request: Request) -> Response:
 
 async def pause_queue(request: Request) -> Response:
     """Pause a queue, and answer how it is then."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
-    queue = await use.pause_queue(
-        request.path_params["queue"],
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
-    )
-    return JSONResponse(as_json(queue))
+    return await _act(request, use.pause_queue)
 
 
 async def resume_queue(request: Request) -> Response:
     """Resume a queue, and answer how it is then."""
+    return await _act(request, use.resume_queue)
+
+
+class _Action(Protocol):
+    def __call__(
+        self, name: str, actor: Actor, /, *, db: Database, queues: JobQueues
+    ) -> Awaitable[use.QueueSummary]: ...
+
+
+async def _act(request: Request, action: _Action) -> Response:
     state, user = await admin_state(request)
     body = await read_body(request, ActionBody)
-    queue = await use.resume_queue(
+    queue = await action(
         request.path_params["queue"],
         actor(user, body),
         db=state.resources.db,

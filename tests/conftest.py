@@ -8,6 +8,7 @@ import fcntl
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,15 @@ SECRET = "a secret for tests that is long enough"
 CATALOGUE = Path(up.__file__).with_name("catalogue.csv")
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C, so that the programs that tests interrupt heed it as well.
+
+    A shell that runs the tests in its background has them ignore it, and a program inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Machine:

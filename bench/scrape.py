@@ -1,9 +1,10 @@
-"""How long a scrape of the exporter takes while millions of jobs wait, and what a job counts.
+"""What seeing costs while millions of jobs wait: a scrape, a page of jobs, and what a job counts.
 
     python -m bench.scrape --jobs 5000000
 
 It starts a Redis and a PostgreSQL of its own, lays jobs into the queue of payments as BullMQ keeps
-them, a third of them in each priority, and scrapes a real exporter as Prometheus does.
+them, a third of them in each priority, scrapes a real exporter as Prometheus does, and asks a real
+API for pages of the list of jobs.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ from prometheus_client.utils import floatToGoString
 
 from bench.errors import RowAborted
 from bench.processes import python, wait_until
-from bench.servers import SHOP, Lab, Place, open_lab
+from bench.servers import SECRET, SHOP, Lab, Place, open_lab
 from orderflow import metrics
 from orderflow.bull.counting import observe_run, observe_wait
 from orderflow.charge import count_outcome
 from orderflow.contract import PaymentMethod, QueueName
 from orderflow.gateways import Approved
 from orderflow.sandbox.servers import free_port, port_is_taken
+from orderflow.sandbox.tokens import make_token
 
 _SCRAPES = 100
 _IDLE_SCRAPES = 20
 _CHUNK = 5_000
+_PAGE, _PAGES = 100, 100
 
 #: Jobs FROM to TO, as `addPrioritizedJob` lays them down: the hash, and the place in the line.
 _FILL = """
@@ -74,8 +77,10 @@ def main() -> int:
             _measure(port, jobs, _SCRAPES)
             print(
                 f"of each scrape Redis worked {(_redis_us(lab) - redis_us) / _SCRAPES:,.0f} us, "
-                f"and the exporter {(exporter.cpu_s - own_s) / _SCRAPES * 1e3:.1f} ms"
+                f"and the exporter {(exporter.cpu_s - own_s) / _SCRAPES * 1e3:.1f} ms",
+                flush=True,
             )
+        _turn_pages(lab, place, jobs)
     return 0
 
 
@@ -114,6 +119,32 @@ def _measure(port: int, jobs: int, scrapes: int) -> None:
         f"p99 {p99:.1f} ms, longest {max(taken_ms):.1f} ms",
         flush=True,
     )
+
+
+def _turn_pages(lab: Lab, place: Place, jobs: int) -> None:
+    """Ask for pages at the beginning, in the middle and at the end of the jobs that wait."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/admin/api/queues/{QueueName.PAYMENTS}/jobs"
+    token = make_token(SECRET, "operator", admin=True, ttl_s=86_400)
+    with (
+        lab.running("api", python("orderflow.api"), place.environment(PORT=str(port))) as api,
+        httpx.Client(headers={"Authorization": f"Bearer {token}"}, trust_env=False) as client,
+    ):
+        wait_until(lambda: port_is_taken(port), "the API", [api])
+        for where, start in {"first": 0, "middle": jobs // 2, "last": jobs - _PAGE}.items():
+            query = {"state": "waiting", "start": max(0, start), "limit": _PAGE}
+            taken_ms = []
+            for _ in range(_PAGES):
+                started = time.perf_counter()
+                page = client.get(address, params=query).raise_for_status().json()
+                taken_ms.append(1_000 * (time.perf_counter() - started))
+            if page["total"] != jobs or len(page["jobs"]) != min(_PAGE, jobs):
+                raise RowAborted(f"the {where} page is of {page['total']} jobs")
+            print(
+                f"the {where} {_PAGE} of {jobs:,} waiting jobs: median "
+                f"{statistics.median(taken_ms):.1f} ms, longest {max(taken_ms):.1f} ms",
+                flush=True,
+            )
 
 
 def _redis_us(lab: Lab) -> int:

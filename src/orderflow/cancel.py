@@ -64,6 +64,7 @@ async def cancel_order(
                 legal=next_statuses(status),
             )
         jobs = await _cancel(order, payment, transaction)
+    queues.changes.tell(row_id(order_id))
     ORDER_EVENTS["cancelled",] += 1
     log.info("order cancelled", order_id=order_id, was=status.value)
     for job in jobs:

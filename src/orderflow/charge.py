@@ -58,7 +58,9 @@ async def charge_payment(
     payment = await _begin(job, db, currency)
     _check_agreement(job, payment)
     if payment.status in _TO_CHARGE:
+        queues.changes.tell(payment.order_id)
         payment = await _settle(payment, db, gateway)
+        queues.changes.tell(payment.order_id)
     await _offer_notification(payment, queues)
     return _result(payment)
 
@@ -193,6 +195,7 @@ async def settle_payment(
     """
     written = await write_outcome(payment.id, outcome, db)
     if written:
+        queues.changes.tell(payment.order_id)
         count_outcome(outcome, payment.method, payment.amount, payment.currency)
         await _offer_notification(_settled(payment, outcome), queues)
     return written

@@ -95,6 +95,7 @@ async def request_refund(
         )
     if row is None:
         raise LookupError("the refund was not written")
+    queues.changes.tell(row_id(order_id))
     log.info("refund asked for", order_id=order_id, refund_id=str(row["id"]))
     await queues.offer(refund_job(row["id"], order_id))
     return OrderRefund.from_row(row)
@@ -119,6 +120,7 @@ async def request_stray_refund(
     """Write down that a stray charge is to be given back; False if it is already."""
     row = await add_stray_refund(payment_id, transaction_id, db=db)
     if row is not None:
+        queues.changes.tell(row["order_id"])
         await queues.offer(refund_job(row["id"], str(row["order_id"])))
     return row is not None
 
@@ -216,6 +218,7 @@ async def give_back(
     if refund.status in OPEN_REFUND:
         await _settle(refund, await _outcome(refund, gateway), db)
         refund = await _find("find_refund", job.refund_id, db)
+    queues.changes.tell(row_id(refund.order_key))
     if refund.status is RefundStatus.COMPLETED:
         await queues.offer(order_refunded_job(refund.id, refund.order_key, refund.user_id))
     return _result(refund)

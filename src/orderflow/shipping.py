@@ -66,6 +66,7 @@ async def _advance(
             legal=next_statuses(status),
         )
     if advanced is not None:
+        queues.changes.tell(row)
         ORDER_EVENTS[target.value,] += 1
         log.info("order advanced", order_id=order_id, status=target.value)
         order_key = order["external_id"] or str(order["id"])

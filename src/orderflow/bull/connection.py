@@ -47,6 +47,11 @@ def connect_wait(dsn: str) -> Redis:
     return Redis.from_url(dsn, **_WORKER_OPTIONS)
 
 
+def connect_listener(dsn: str) -> Redis:
+    """Return a client for listening to a channel. Whoever listens closes it."""
+    return Redis.from_url(dsn, **_WORKER_OPTIONS)
+
+
 async def _log_in(connection: AbstractConnection) -> None:
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage, outage_key
+from orderflow.bull.changes import Changes
 from orderflow.bull.connection import connect_producer
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.scripts import ReadyJob
@@ -70,6 +71,8 @@ class JobQueues:
         self._queues: dict[str, NodeQueue] = {}
         self._levels: dict[str, _Level] = {}
         self._states = client.register_script(_STATES_SCRIPT)
+        #: To tell whoever shows orders that one of them changed.
+        self.changes = Changes(client, prefix)
 
     @property
     def client(self) -> Redis:
@@ -417,4 +420,5 @@ async def open_queues(
         with breaker_shown("redis", queues.breaker):
             yield queues
     finally:
+        await queues.changes.close()
         await client.aclose()

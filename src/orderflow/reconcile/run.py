@@ -237,6 +237,7 @@ class _Run:
             case Action.WRITE if isinstance(case.word, Approved | Declined):
                 written = await write_outcome(row["payment_id"], case.word, self._db)
                 if written:
+                    self._queues.changes.tell(row["id"])
                     method = PaymentMethod(row["method"])
                     count_outcome(case.word, method, row["amount"], row["currency"])
                 counts.results_taken += written
@@ -268,6 +269,7 @@ class _Run:
         charge_at_most_s = self._rules.charge_at_most.total_seconds()
         expired = await expire_payment(case.row["payment_id"], charge_at_most_s, self._db)
         if expired:
+            self._queues.changes.tell(case.row["id"])
             PAYMENTS["expired", case.row["method"]] += 1
             ORDERS["expired",] += 1
         return expired

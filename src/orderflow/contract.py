@@ -11,10 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from orderflow.errors import InvalidPayload
+
+P = TypeVar("P", bound=BaseModel)
 
 #: BullMQ keeps priorities in a 21 bit field; Node refuses larger numbers and so do we.
 MAX_PRIORITY = 2_097_151
@@ -216,6 +220,21 @@ class GatewayEventJob(Payload):
 
     gateway: Id
     event_id: Id = Field(alias="eventId")
+
+
+def read_payload(job_name: str, data: object, payload: type[P]) -> P:
+    """Return the data of a job as what its handler takes.
+
+    Raises InvalidPayload, which names every fault and shows no data.
+    """
+    try:
+        return payload.model_validate(data)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'data'}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        ]
+        raise InvalidPayload(job_name=job_name, faults=faults) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 import structlog
 from bullmq import UnrecoverableError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from orderflow.bull.queues import Schedule
 from orderflow.bull.slots import Postponed, is_cancelled_from_outside
 from orderflow.bull.worker import Delivery
+from orderflow.contract import read_payload
 from orderflow.errors import (
     AmountMismatch,
     EventNotFound,
@@ -126,7 +127,7 @@ class QueueWorker:
 
     async def _run(self, delivery: Delivery, resources: Resources) -> Result:
         route = self._route(delivery)
-        payload = _read_payload(delivery, route.payload)
+        payload = read_payload(delivery.name, delivery.data, route.payload)
         limit_ms = route.timeout_ms or resources.settings.job_timeout_ms
         limit = asyncio.timeout(limit_ms / 1000)
         try:
@@ -146,17 +147,6 @@ class QueueWorker:
             if name in self._routes:
                 return self._routes[name]
         raise UnknownJob(queue=self.queue, job_name=delivery.name, known=sorted(self._routes))
-
-
-def _read_payload(delivery: Delivery, payload: type[P]) -> P:
-    try:
-        return payload.model_validate(delivery.data)
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'data'}: {fault['msg']}"
-            for fault in error.errors(include_input=False, include_url=False)
-        ]
-        raise InvalidPayload(job_name=delivery.name, faults=faults) from None
 
 
 def _log_context(delivery: Delivery) -> dict[str, Any]:

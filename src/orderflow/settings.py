@@ -173,7 +173,8 @@ class Settings(BaseSettings):
     port: Port = 8000
     web_concurrency: int = Field(default=1, ge=1, le=256)
     max_body_bytes: int = Field(default=65_536, ge=1_024, le=1_048_576)
-    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_connections: int = Field(default=20_000, ge=1, le=1_000_000)
+    max_streams: int = Field(default=10_000, ge=1, le=1_000_000)
     request_timeout_s: int = Field(default=10, ge=1, le=3_600)
     checkout_rate_per_user: Rate | None = None
     checkout_rate_per_address: Rate | None = None
@@ -182,6 +183,9 @@ class Settings(BaseSettings):
     shed_after_s: int | None = Field(default=None, ge=1, le=86_400)
     idempotency_key_required: bool = False
     idempotency_ttl_s: int = Field(default=86_400, ge=60, le=31_536_000)
+
+    # On the machine of who develops with it: /demo, which is nobody's shop
+    development: bool = False
 
     # Who may call it: one of the two, HS256 by a secret or public keys from a JWKS
     jwt_secret: SigningSecret | None = None
@@ -321,6 +325,12 @@ class Settings(BaseSettings):
             raise ValueError("SMTP_USERNAME and SMTP_PASSWORD must be set together")
         return self
 
+    @model_validator(mode="after")
+    def _development_moves_no_money(self) -> Self:
+        if self.development and self.payment_gateway != "sandbox":
+            raise ValueError("DEVELOPMENT: only with PAYMENT_GATEWAY=sandbox, which takes no money")
+        return self
+
     @property
     def priorities(self) -> Priorities:
         """The numbers of the named priorities."""
@@ -343,6 +353,11 @@ class Settings(BaseSettings):
     def metrics_address(self) -> tuple[str, int] | None:
         """Where a program answers scrapes, or None where it does not."""
         return None if self.metrics_port is None else (self.metrics_host, self.metrics_port)
+
+    @property
+    def streams_at_most(self) -> int:
+        """How many streams a process holds: never so many that no connection is left to others."""
+        return min(self.max_streams, self.max_connections // 2)
 
     @property
     def database_dsn(self) -> str:

@@ -22,12 +22,15 @@ from orderflow.api.leaving import LEAVING, leave_in_time
 from orderflow.api.limits import Backlog, BodyLimit, InFlight
 from orderflow.api.measured import MeasuredRequests
 from orderflow.api.openapi import get_openapi
+from orderflow.api.order_events import GetOrderEvents
 from orderflow.api.orders import cancel_order, get_order, list_orders
 from orderflow.api.problems import ProblemAnswers, answer_error
 from orderflow.api.protocol import LIMITS, ConnectionLimits
 from orderflow.api.rates import Rates, network_of
 from orderflow.api.state import State
+from orderflow.api.streams import OrderStreams
 from orderflow.api.webhooks import post_webhook
+from orderflow.bull.changes import ChangesListener
 from orderflow.dashboard.routes import dashboard_routes
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import serve_process
@@ -60,6 +63,13 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 leave_in_time(settings.shutdown_grace_ms) as leaving,
                 open_background() as background,
             ):
+                streams = OrderStreams(
+                    resources.db,
+                    ChangesListener(settings.redis_dsn, settings.queue_prefix),
+                    leaving,
+                    background,
+                    settings.streams_at_most,
+                )
                 app.state.shared = State(
                     resources,
                     tokens,
@@ -69,11 +79,15 @@ def create_app(settings: Settings | None = None) -> Starlette:
                     Rates(settings.checkout_rate_per_address, network_of),
                     leaving,
                     background,
+                    streams,
                 )
-                yield {
-                    LIMITS: ConnectionLimits(settings.max_connections, settings.request_timeout_s),
-                    LEAVING: leaving,
-                }
+                with streams.shown():
+                    yield {
+                        LIMITS: ConnectionLimits(
+                            settings.max_connections, settings.request_timeout_s
+                        ),
+                        LEAVING: leaving,
+                    }
 
     app = Starlette(
         routes=[
@@ -81,6 +95,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Route("/orders", list_orders),
             Route("/orders/{order_id}", get_order),
             Route("/orders/{order_id}/cancel", cancel_order, methods=["POST"]),
+            Route("/orders/{order_id}/events", GetOrderEvents(), methods=["GET"]),
             Route("/webhooks/{gateway}", post_webhook, methods=["POST"]),
             Route("/livez", livez),
             Route("/readyz", readyz),

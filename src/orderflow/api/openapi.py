@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 from starlette.requests import Request
@@ -24,6 +25,7 @@ from orderflow.api.schemas import (
     CANCELLED_ORDER_EXAMPLE,
     CHECKOUT_EXAMPLE,
     EVENT_EXAMPLE,
+    LIVE_STATUS_EXAMPLE,
     ONE_ORDER_EXAMPLE,
     ORDER_EXAMPLE,
     ORDER_PAGE_EXAMPLE,
@@ -140,6 +142,50 @@ _CANCEL_ORDER = Operation(
     ),
 )
 
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "The `id` of the last event that was seen: what came after it is sent again. "
+    "Without it the first event says how the order is now.",
+    "schema": {"type": "string"},
+    "example": "pending.pending.0",
+}
+
+_GET_ORDER_EVENTS = Operation(
+    id="getOrderEvents",
+    tag="orders",
+    summary="Follow an order",
+    description="As it happens, for who may see the order: Server-Sent Events, each with an `id`. "
+    "The `data` of an event `status` is a `LiveStatus` in JSON. After an event `end` nothing "
+    "comes any more. Comments in between keep the connection open. The stream also ends when its "
+    "token expires or the server is replaced: then come again with the `id` of the last event.",
+    parameters=[_ORDER_ID, _LAST_EVENT_ID],
+    answers={
+        "200": {
+            "description": "The events.",
+            "content": {
+                "text/event-stream": {
+                    "schema": {"type": "string"},
+                    "example": "retry: 3000\n\nevent: status\nid: confirmed.completed.0\n"
+                    f"data: {json.dumps(LIVE_STATUS_EXAMPLE)}\n\n",
+                }
+            },
+        },
+        "204": {
+            "description": "All was told, and nothing comes any more: do not ask again.",
+            "content": {},
+        },
+    },
+    problems=(
+        *_SIGNED_IN,
+        Kind.INVALID_HEADER,
+        Kind.ORDER_NOT_FOUND,
+        Kind.TOO_MANY_STREAMS_OF_USER,
+        Kind.TOO_MANY_STREAMS,
+        Kind.DATABASE_UNAVAILABLE,
+    ),
+)
+
 _POST_WEBHOOK = Operation(
     id="postWebhook",
     tag="webhooks",
@@ -208,6 +254,7 @@ _PATHS = {
     "/orders": {"get": _LIST_ORDERS},
     "/orders/{orderId}": {"get": _GET_ORDER},
     "/orders/{orderId}/cancel": {"post": _CANCEL_ORDER},
+    "/orders/{orderId}/events": {"get": _GET_ORDER_EVENTS},
     "/webhooks/{gateway}": {"post": _POST_WEBHOOK},
     "/livez": {"get": _LIVEZ},
     "/readyz": {"get": _READYZ},

@@ -81,6 +81,7 @@ class Kind(Enum):
     TOTAL_TOO_LARGE = 422, "The total is too large"
     IDEMPOTENCY_KEY_REUSED = 422, "The Idempotency-Key belongs to another request"
     TOO_MANY_REQUESTS = 429, "Too many checkouts from one caller"
+    TOO_MANY_STREAMS_OF_USER = 429, "Too many streams of one user are open"
     HEAD_TOO_LARGE = 431, "The request line and headers are too large"
     INTERNAL_ERROR = 500, "Something went wrong"
     WEBHOOKS_NOT_SET_UP = 503, "Events of the gateway cannot be checked yet"
@@ -88,6 +89,7 @@ class Kind(Enum):
     REDIS_UNAVAILABLE = 503, "The queues cannot be reached"
     TOO_MANY_CHECKOUTS = 503, "More orders are coming in than can be taken now"
     TOO_MANY_CONNECTIONS = 503, "More connections are open than can be held"
+    TOO_MANY_STREAMS = 503, "More streams are open than can be held"
     PAYMENTS_BEHIND = 503, "Orders wait too long for their payment"
     SIGNING_KEYS_UNAVAILABLE = 503, "The keys that tokens are checked with cannot be fetched"
 
@@ -115,6 +117,8 @@ PASSING = frozenset(
         Kind.TOO_MANY_CONNECTIONS,
         Kind.PAYMENTS_BEHIND,
         Kind.TOO_MANY_REQUESTS,
+        Kind.TOO_MANY_STREAMS,
+        Kind.TOO_MANY_STREAMS_OF_USER,
         Kind.SIGNING_KEYS_UNAVAILABLE,
     }
 )

@@ -9,6 +9,7 @@ from orderflow.api.answers import schemas_of
 from orderflow.api.problems import Kind
 from orderflow.checkout import Checkout
 from orderflow.contract import PaymentMethod
+from orderflow.live_status import LiveStatus
 from orderflow.orders import OrderRefund, OrderStatus, PaymentStatus, Shipment, Source
 
 Schema = dict[str, Any]
@@ -35,7 +36,7 @@ def schemas() -> dict[str, Schema]:
     checkout = Checkout.model_json_schema(by_alias=True, ref_template=REF)
     return {
         **_ANSWERS,
-        **schemas_of(Shipment, OrderRefund),
+        **schemas_of(Shipment, OrderRefund, LiveStatus),
         **{name: untitled(schema) for name, schema in checkout.pop("$defs").items()},
         "Checkout": untitled(checkout),
     }
@@ -252,6 +253,15 @@ CANCELLED_ORDER_EXAMPLE = ORDER_EXAMPLE | {
             "updatedAt": "2026-01-31T12:01:00.000Z",
         }
     ],
+}
+
+LIVE_STATUS_EXAMPLE = {
+    "orderId": _ORDER_ID,
+    "status": "confirmed",
+    "at": "2026-01-31T12:00:02.125Z",
+    "payment": {"status": "completed", "declineReason": None},
+    "shipment": None,
+    "refunds": [],
 }
 
 ORDER_PAGE_EXAMPLE = {"orders": [ORDER_EXAMPLE], "nextCursor": None}

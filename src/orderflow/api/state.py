@@ -11,6 +11,7 @@ from orderflow.api.background import Background
 from orderflow.api.leaving import Leaving
 from orderflow.api.limits import Backlog, InFlight
 from orderflow.api.rates import Rates
+from orderflow.api.streams import OrderStreams
 from orderflow.resources import Resources
 
 
@@ -18,7 +19,8 @@ from orderflow.resources import Resources
 class State:
     """The open resources of the process, the check of tokens, the limits on checkouts, its end.
 
-    `background` is for what goes on after its request was answered.
+    `background` is for what goes on after its request was answered, `streams` for who follows an
+    order.
     """
 
     resources: Resources
@@ -29,6 +31,7 @@ class State:
     per_address: Rates
     leaving: Leaving
     background: Background
+    streams: OrderStreams
 
 
 def state_of(request: Request) -> State:

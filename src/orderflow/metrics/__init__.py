@@ -137,6 +137,7 @@ HTTP_CONNECTIONS_REFUSED: Final = Counter(
     "Connections ended before a request reached the app.",
     ["reason"],
 )
+ORDER_STREAMS: Final = Reading("orderflow_order_streams", "Open streams of orders.")
 CHECKOUTS_IN_FLIGHT: Final = Reading("orderflow_checkouts_in_flight", "Checkouts under way.")
 CHECKOUTS_IN_FLIGHT_MAX: Final = Reading(
     "orderflow_checkouts_in_flight_max", "Checkouts that may be under way."

@@ -115,6 +115,7 @@ def test_what_needs_a_token_says_so() -> None:
         "/orders",
         "/orders/{orderId}",
         "/orders/{orderId}/cancel",
+        "/orders/{orderId}/events",
     }
 
 

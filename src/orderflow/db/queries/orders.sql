@@ -16,3 +16,34 @@ WHERE user_id = $4
   AND ($1::text IS NULL OR status = $1) AND ($2::uuid IS NULL OR id < $2)
 ORDER BY id DESC
 LIMIT $3
+
+-- name: live_orders
+-- array: order ids. How far each is, with the times that its rows know: its events but for those of
+-- refunds, by kind; and its refunds, with how many steps they made and how many are still open.
+SELECT
+    a.n, o.id, o.user_id, o.status, o.created_at,
+    p.status AS payment_status, p.decline_reason, p.updated_at AS payment_updated_at,
+    e.events,
+    r.refunds, r.steps AS refund_steps, r.open AS refunds_open, r.updated_at AS refunds_updated_at
+FROM unnest($1::uuid[]) WITH ORDINALITY AS a(id, n)
+JOIN orders o USING (id)
+JOIN payments p ON p.order_id = o.id
+CROSS JOIN LATERAL (
+    SELECT jsonb_object_agg(kind, details || jsonb_build_object('at', at)) AS events
+    FROM order_events
+    WHERE order_id = o.id AND refund_id IS NULL
+) e
+CROSS JOIN LATERAL (
+    SELECT
+        jsonb_agg(
+            jsonb_build_object('id', id, 'amount', amount::text, 'currency', currency,
+                               'status', status, 'decline_reason', decline_reason)
+            ORDER BY id
+        ) AS refunds,
+        count(*) + count(*) FILTER (WHERE status IN ('completed', 'failed', 'void')) AS steps,
+        count(*) FILTER (WHERE status IN ('pending', 'processing')) AS open,
+        max(updated_at) AS updated_at
+    FROM refunds
+    WHERE order_id = o.id
+) r
+WHERE o.id = ANY($1) AND p.order_id = ANY($1)

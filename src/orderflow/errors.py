@@ -73,6 +73,10 @@ class RefundUnsettled(OrderflowError):
     """Refund '{refund_id}' is asked about again in {retry_after_s} s: {reason}."""
 
 
+class UserHasOpenOrders(OrderflowError):
+    """{count} orders of this user are open, and the customer is still to be told: {orders}."""
+
+
 class DatabaseUnavailable(OrderflowError):
     """PostgreSQL does not answer: {reason}."""
 
@@ -111,6 +115,18 @@ class EventUnreadable(OrderflowError):
 
 class EventNotFound(OrderflowError):
     """The gateway '{gateway}' told of no event '{event_id}'."""
+
+
+class WebhookUrlRefused(OrderflowError):
+    """A webhook cannot go to '{host}': {reason}."""
+
+
+class WebhookEndpointNotFound(OrderflowError):
+    """There is no webhook endpoint '{endpoint_id}'."""
+
+
+class WebhookDeliveryNotFound(OrderflowError):
+    """The endpoint has no delivery '{delivery_id}'; old ones are removed after a while."""
 
 
 class SenderUnavailable(OrderflowError):

@@ -6,6 +6,8 @@ it is done in steps that the caller repeats. Every function raises redis.RedisEr
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any
 
 from bullmq.redis_connection import loadScript
@@ -128,6 +130,27 @@ async def remove(queues: JobQueues, queue: str, job_id: str) -> None:
         raise JobIsRunning(job_id=job_id, action="removed")
     if answer == _OF_A_SCHEDULE:
         raise JobOfSchedule(job_id=job_id)
+
+
+async def drop_told(
+    queues: JobQueues, queue: str, job_ids: Collection[str], recognised: re.Pattern[str]
+) -> int:
+    """Remove what a queue's stream of events tells of these jobs, or of what is recognised.
+
+    The stream holds the last ten thousand or so: it is read through. Return how many were removed.
+    """
+    key, dropped, after = f"{queues.prefix}:{queue}:events", 0, "-"
+    redis: Any = queues.client
+    while told := await redis.xrange(key, after, count=STEP):
+        ids = [
+            event_id
+            for event_id, fields in told
+            if fields.get("jobId") in job_ids or any(map(recognised.search, fields.values()))
+        ]
+        if ids:
+            dropped += int(await redis.xdel(key, *ids))
+        after = f"({told[-1][0]}"
+    return dropped
 
 
 async def take_back(queues: JobQueues, queue: str, job_id: str) -> None:

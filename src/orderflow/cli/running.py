@@ -34,6 +34,7 @@ from orderflow.errors import (
     OrderNotFound,
     UnknownJobState,
     UnknownQueue,
+    UserHasOpenOrders,
     WrongJobState,
 )
 from orderflow.logs import configure_logs
@@ -48,7 +49,7 @@ NOT_DONE, WRONG, INTERRUPTED = 1, 2, 130
 _NOT_POSSIBLE = (
     *(UnknownQueue, UnknownJobState, WrongJobState, JobNotFound, JobIsRunning, JobNotInState),
     *(JobOfSchedule, FailureGroupNotFound, BulkActionNotFound, BulkActionEnded),
-    *(InvalidPayload, OrderNotFound),
+    *(InvalidPayload, OrderNotFound, UserHasOpenOrders),
 )
 
 #: A person waits longer than a checkout.

@@ -176,6 +176,7 @@ class Settings(BaseSettings):
     max_connections: int = Field(default=20_000, ge=1, le=1_000_000)
     max_streams: int = Field(default=10_000, ge=1, le=1_000_000)
     request_timeout_s: int = Field(default=10, ge=1, le=3_600)
+    keep_alive_s: int = Field(default=5, ge=1, le=3_600)
     checkout_rate_per_user: Rate | None = None
     checkout_rate_per_address: Rate | None = None
     forwarded_allow_ips: str | None = None

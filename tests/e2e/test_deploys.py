@@ -142,6 +142,8 @@ async def test_an_api_tells_its_balancer_before_it_stops(closed_shop):
     with shop.client() as client:
         wait_until(lambda: client.get("/readyz").json()["status"] == "stopping", "the word")
         assert client.get("/readyz").status_code == 503
+        # Nor does it keep connections that would be closed while a request is on its way.
+        assert client.get("/livez").headers["Connection"] == "close"
         assert client.post("/checkout", json=body()).status_code == 202
     # Who asks twice does not want to wait.
     process.terminate()

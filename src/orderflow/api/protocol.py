@@ -101,6 +101,9 @@ class Protocol(HttpToolsProtocol):
         self._unfinished_bytes = 0
         self._waits_since = self.loop.time()
         super().on_headers_complete()
+        if self._leaving.begun:
+            # A load balancer that is told so keeps no connection which is about to be closed.
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
@@ -127,11 +130,14 @@ class Protocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
-        left = self._limits.request_timeout_s
+        left = request_timeout_s = self._limits.request_timeout_s
         if self._waits_since is not None:
-            left += self._waits_since - self.loop.time()
+            is_kept = self.cycle is not None and not self._begun
+            limit_s = self.timeout_keep_alive if is_kept else request_timeout_s
+            left = limit_s + self._waits_since - self.loop.time()
         if left > 0:
-            self._look_in(left)
+            # While it is kept a head may begin at any time, and has its own limit.
+            self._look_in(min(left, request_timeout_s))
         elif self._begun:
             limit_s = self._limits.request_timeout_s
             self._refuse(

@@ -69,7 +69,11 @@ def told(answer: bytes) -> tuple[int, str]:
 @pytest.fixture
 def shop(tmp_path: Path, settings: Settings) -> Iterator[Shop]:
     port = free_port()
-    limits = {"REQUEST_TIMEOUT_S": str(TIMEOUT_S), "MAX_CONNECTIONS": str(CONNECTIONS)}
+    limits = {
+        "REQUEST_TIMEOUT_S": str(TIMEOUT_S),
+        "KEEP_ALIVE_S": str(3 * TIMEOUT_S),
+        "MAX_CONNECTIONS": str(CONNECTIONS),
+    }
     program = start_program(
         tmp_path / "api.log",
         "orderflow.api",
@@ -198,3 +202,16 @@ def test_requests_on_one_connection_are_all_answered(shop: Shop) -> None:
             answers += client.recv(65_536)
         client.sendall(get)
         assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_connection_is_kept_for_longer_than_one_that_asks_nothing(shop: Shop) -> None:
+    get = b"GET /livez HTTP/1.1\r\nHost: shop\r\n\r\n"
+    with shop.connect() as kept, shop.connect() as silent:
+        kept.sendall(get)
+        assert kept.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        assert everything_from(silent) == b""
+        kept.sendall(get)
+        assert kept.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        # An empty line is no request, and wins no time.
+        kept.sendall(b"\r\n")
+        assert everything_from(kept) == b""

@@ -40,6 +40,7 @@ from orderflow.errors import (
     UnknownJobState,
     UnknownProducts,
     UnknownQueue,
+    UserHasOpenOrders,
     WebhooksNotSetUp,
 )
 
@@ -68,6 +69,7 @@ class Kind(Enum):
     ILLEGAL_TRANSITION = 409, "The order cannot become that from where it is"
     NOTHING_TO_REFUND = 409, "No money was taken that could be given back"
     REFUND_TOO_LARGE = 409, "So much is not left to be given back"
+    USER_HAS_OPEN_ORDERS = 409, "Orders of the user are open"
     JOB_IS_RUNNING = 409, "The job is running"
     JOB_NOT_IN_STATE = 409, "The job is not where this can be done to it"
     JOB_OF_SCHEDULE = 409, "The job keeps a schedule going"
@@ -184,6 +186,7 @@ _DOMAIN: Mapping[type[OrderflowError], tuple[Kind, str | None, str]] = {
     IllegalTransition: (Kind.ILLEGAL_TRANSITION, None, ""),
     NothingToRefund: (Kind.NOTHING_TO_REFUND, None, ""),
     RefundTooLarge: (Kind.REFUND_TOO_LARGE, "/amount", "money-less-than-equal {left}"),
+    UserHasOpenOrders: (Kind.USER_HAS_OPEN_ORDERS, None, ""),
     UnknownQueue: (Kind.QUEUE_NOT_FOUND, "queue", "known-queue"),
     UnknownJobState: (Kind.JOB_STATE_NOT_FOUND, "state", "known-state"),
     JobNotFound: (Kind.JOB_NOT_FOUND, None, ""),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orderflow import __version__
-from orderflow.cli import books, failures, jobs, mail, orders, queues, sandbox, shop, top
+from orderflow.cli import books, data, failures, jobs, mail, orders, queues, sandbox, shop, top
 
 app = typer.Typer(
     help="Order processing: every checkout is carried to its end.",
@@ -33,6 +33,7 @@ _COMMANDS = {
         *(failures.retry_group, failures.discard_group, failures.bulk),
     ),
     "Orders": (orders.orders, orders.audit, books.books),
+    "What is kept": (data.purge, data.forget, data.orphans),
     "On this machine": (sandbox.up, sandbox.rehearse, sandbox.chaos),
 }
 for _panel, _commands in _COMMANDS.items():

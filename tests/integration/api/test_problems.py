@@ -201,6 +201,7 @@ def test_types_are_stable() -> None:
         "illegal-transition": 409,
         "nothing-to-refund": 409,
         "refund-too-large": 409,
+        "user-has-open-orders": 409,
         "job-is-running": 409,
         "job-not-in-state": 409,
         "job-of-schedule": 409,

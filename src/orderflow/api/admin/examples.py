@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID
 
+from orderflow.forget import Forgotten
 from orderflow.operations.audit import Action, Outcome
 from orderflow.operations.bulk import BulkAction, DryRun
 from orderflow.operations.failures import Failure, FailureGroup
@@ -187,6 +188,7 @@ REFUND = OrderRefund(
     created_at=AT,
     updated_at=AT,
 )
+FORGOTTEN = Forgotten("forgotten-5f2d6c0e9b7a", {"orders": 3, "notifications": 3}, jobs=2)
 SHIPMENT = Shipment(
     carrier="Parcels Ltd",
     tracking_number="00340434161094021501",

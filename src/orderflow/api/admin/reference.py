@@ -11,6 +11,7 @@ from orderflow.api.answers import Json, as_json, schemas_of
 from orderflow.api.operations import Operation, answer, content, header, idempotency_key
 from orderflow.api.problems import Kind
 from orderflow.api.schemas import CANCELLED_ORDER_EXAMPLE, REF, ref, untitled
+from orderflow.forget import Forgotten
 from orderflow.operations.audit import Action
 from orderflow.operations.bulk import BulkAction, DryRun
 from orderflow.operations.failures import Failure, FailureGroup
@@ -37,6 +38,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     requests.BulkBody,
     requests.RefundBody,
     requests.ShipBody,
+    requests.ForgetBody,
     requests.SearchBody,
     requests.Rate,
 )
@@ -61,6 +63,7 @@ _IN_PATH = {
     "fingerprint": _path("fingerprint", "The group's name", examples.GROUP),
     "actionId": _path("actionId", "The bulk action's id", str(examples.BULK)),
     "orderId": _path("orderId", "The order's id, or its producer's", str(examples.ORDER)),
+    "userId": _path("userId", "The user's id, as `sub` of the tokens has it", "user-1"),
 }
 
 
@@ -100,7 +103,7 @@ def admin_schemas() -> dict[str, Json]:
     return {
         **schemas_of(
             *(QueueSummary, Removed, JobPage, JobDetails, FailureGroup, Failure, DryRun),
-            *(BulkAction, FoundOrder, Story, Fleet, Action),
+            *(BulkAction, FoundOrder, Story, Fleet, Action, Forgotten),
         ),
         **{model.__name__: _schema(model) for model in _BODIES},
         "QueueList": _list_of("How every known queue is.", "queues", "QueueSummary"),
@@ -556,6 +559,20 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
             ("ActionBody", {}),
             ("Shipment", as_json(replace(examples.SHIPMENT, delivered_at=examples.AT))),
             Kind.ILLEGAL_TRANSITION,
+        )
+    },
+    "/admin/api/users/{userId}/forget": {
+        "post": _act(
+            "forgetUser",
+            "Forget a person",
+            "Orders keep what was bought and paid, under a `pseudonym`; all else that is known of "
+            "the user goes. With `dryRun` nothing changes. No `pseudonym`: nothing is kept.",
+            ("ForgetBody", {"dryRun": True, "reason": "asked for in a letter"}),
+            "Forgotten",
+            as_json(examples.FORGOTTEN),
+            Kind.USER_HAS_OPEN_ORDERS,
+            Kind.JOB_IS_RUNNING,
+            path=("userId",),
         )
     },
     "/admin/api/workers": {

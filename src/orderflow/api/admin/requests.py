@@ -117,6 +117,15 @@ class ShipBody(ActionBody):
     tracking_number: Text
 
 
+class ForgetBody(ActionBody):
+    """Whether a person is forgotten, or only what would be is told."""
+
+    dry_run: bool = Field(default=False, description="Change nothing, and answer what would be")
+    undelivered: bool = Field(
+        default=False, description="Also with orders that are paid, and never said to have come"
+    )
+
+
 class SearchBody(_Strict):
     """What somebody has in hand of an order. In a body, since an address in a URL is logged."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from orderflow.api.admin import failures, jobs, life, orders, queues
+from orderflow.api.admin import failures, jobs, life, orders, queues, users
 
 _QUEUE = "/admin/api/queues/{queue}"
 _JOB = f"{_QUEUE}/jobs/{{job_id}}"
@@ -41,6 +41,7 @@ ADMIN_ROUTES = [
     Route(f"{_ORDER}/refund", life.refund_order, methods=["POST"]),
     Route(f"{_ORDER}/ship", life.ship_order, methods=["POST"]),
     Route(f"{_ORDER}/deliver", life.deliver_order, methods=["POST"]),
+    Route("/admin/api/users/{user_id}/forget", users.forget_user, methods=["POST"]),
     Route("/admin/api/workers", queues.list_workers),
     Route("/admin/api/audit", orders.list_audit),
 ]

@@ -47,3 +47,7 @@ CROSS JOIN LATERAL (
     WHERE order_id = o.id
 ) r
 WHERE o.id = ANY($1) AND p.order_id = ANY($1)
+
+-- name: known_orders
+-- order ids. Those of them that there are.
+SELECT id FROM orders WHERE id = ANY($1::uuid[])

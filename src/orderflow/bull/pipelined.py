@@ -41,7 +41,8 @@ _BLOCKING = frozenset(
     }
 )
 
-_LAST_LOOK_S = 0.01
+#: A loop that stood still reads what lies in its sockets before it calls anybody late.
+LAST_LOOK_S = 0.01
 _NOT_ENOUGH = object()
 
 
@@ -283,7 +284,7 @@ class _Wire(asyncio.Protocol):
             self._patience = self._loop.call_later(rest_s, self._look)
         else:
             # The loop itself may have stood still: what lies in the socket is read first.
-            self._patience = self._loop.call_later(_LAST_LOOK_S, self._give_up, self._heard_at)
+            self._patience = self._loop.call_later(LAST_LOOK_S, self._give_up, self._heard_at)
 
     def _give_up(self, heard_at: float) -> None:
         self._patience = None

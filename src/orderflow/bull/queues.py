@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage, outage_key
 from orderflow.bull.changes import Changes
 from orderflow.bull.connection import connect_producer
+from orderflow.bull.pipelined import LAST_LOOK_S
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.scripts import ReadyJob
 from orderflow.bull.suspects import PUT_ASIDE
@@ -172,8 +173,8 @@ class JobQueues:
         async with asyncio.timeout(None) as limit:
             # The loop itself may have stood still: what lies in the socket is read first.
             last_look = loop.call_later(
-                max(0.0, self._offer_s - _LAST_LOOK_S),
-                lambda: limit.reschedule(loop.time() + _LAST_LOOK_S),
+                max(0.0, self._offer_s - LAST_LOOK_S),
+                lambda: limit.reschedule(loop.time() + LAST_LOOK_S),
             )
             try:
                 return await adding
@@ -334,7 +335,6 @@ _LEVEL_AGE_S = 0.1
 #: One failure may be a connection that was lost; so many in a row are a Redis that is away.
 _FAILED_OFFERS = 3
 _OFFERS_REST_S = 1.0
-_LAST_LOOK_S = 0.01
 #: What is tried in vain after a rest takes its time, too.
 _OUTAGE_SHOWN = timedelta(seconds=15)
 _OPTIONS = JOB_OPTIONS.to_bullmq()

@@ -44,7 +44,8 @@ _BODIES: tuple[type[BaseModel], ...] = (
 )
 
 
-def _path(name: str, description: str, example: str) -> Json:
+def in_path(name: str, description: str, example: str) -> Json:
+    """Return a parameter that is a part of the path."""
     return {
         "name": name,
         "in": "path",
@@ -56,14 +57,14 @@ def _path(name: str, description: str, example: str) -> Json:
 
 
 _IN_PATH = {
-    "queue": _path("queue", "The queue's name", examples.QUEUE),
-    "jobId": _path(
+    "queue": in_path("queue", "The queue's name", examples.QUEUE),
+    "jobId": in_path(
         "jobId", "The job's id; one with a slash in it is not reached over HTTP", examples.JOB
     ),
-    "fingerprint": _path("fingerprint", "The group's name", examples.GROUP),
-    "actionId": _path("actionId", "The bulk action's id", str(examples.BULK)),
-    "orderId": _path("orderId", "The order's id, or its producer's", str(examples.ORDER)),
-    "userId": _path("userId", "The user's id, as `sub` of the tokens has it", "user-1"),
+    "fingerprint": in_path("fingerprint", "The group's name", examples.GROUP),
+    "actionId": in_path("actionId", "The bulk action's id", str(examples.BULK)),
+    "orderId": in_path("orderId", "The order's id, or its producer's", str(examples.ORDER)),
+    "userId": in_path("userId", "The user's id, as `sub` of the tokens has it", "user-1"),
 }
 
 
@@ -81,14 +82,16 @@ def _query(model: type[BaseModel]) -> list[Json]:
     return found
 
 
-def _schema(model: type[BaseModel]) -> Json:
+def body_schema(model: type[BaseModel]) -> Json:
+    """Return the schema of a body, made from what reads it."""
     schema = model.model_json_schema(by_alias=True, ref_template=REF)
     schema.pop("$defs", None)
     plain: Json = untitled(schema)
     return plain
 
 
-def _list_of(description: str, name: str, model: str) -> Json:
+def list_of(description: str, name: str, model: str) -> Json:
+    """Return the schema of an answer that is a list under a name."""
     return {
         "type": "object",
         "description": description,
@@ -105,9 +108,9 @@ def admin_schemas() -> dict[str, Json]:
             *(QueueSummary, Removed, JobPage, JobDetails, FailureGroup, Failure, DryRun),
             *(BulkAction, FoundOrder, Story, Fleet, Action, Forgotten),
         ),
-        **{model.__name__: _schema(model) for model in _BODIES},
-        "QueueList": _list_of("How every known queue is.", "queues", "QueueSummary"),
-        "GroupList": _list_of("Groups of failures.", "groups", "FailureGroup"),
+        **{model.__name__: body_schema(model) for model in _BODIES},
+        "QueueList": list_of("How every known queue is.", "queues", "QueueSummary"),
+        "GroupList": list_of("Groups of failures.", "groups", "FailureGroup"),
         "GroupPage": {
             "type": "object",
             "description": "A group, and the newest of its failures.",
@@ -117,9 +120,9 @@ def admin_schemas() -> dict[str, Json]:
             },
             "required": ["group", "failures"],
         },
-        "BulkList": _list_of("Bulk actions, the newest first.", "actions", "BulkAction"),
-        "OrderList": _list_of("Orders, the newest first.", "orders", "FoundOrder"),
-        "ActionList": _list_of("What was done by hand, the newest first.", "actions", "Action"),
+        "BulkList": list_of("Bulk actions, the newest first.", "actions", "BulkAction"),
+        "OrderList": list_of("Orders, the newest first.", "orders", "FoundOrder"),
+        "ActionList": list_of("What was done by hand, the newest first.", "actions", "Action"),
         "JobDone": {
             "type": "object",
             "description": "It was done to the job.",
@@ -129,7 +132,7 @@ def admin_schemas() -> dict[str, Json]:
     }
 
 
-def _look(
+def look(
     operation_id: str,
     summary: str,
     description: str,
@@ -139,6 +142,7 @@ def _look(
     path: tuple[str, ...] = (),
     query: type[BaseModel] | None = None,
 ) -> Operation:
+    """Return an operation that changes nothing."""
     asked = _query(query) if query else []
     return Operation(
         id=operation_id,
@@ -151,7 +155,7 @@ def _look(
     )
 
 
-def _act(
+def act(
     operation_id: str,
     summary: str,
     description: str,
@@ -162,6 +166,7 @@ def _act(
     path: tuple[str, ...],
     status: str = "200",
 ) -> Operation:
+    """Return an operation that is written down in the audit log."""
     return Operation(
         id=operation_id,
         tag="admin",
@@ -178,7 +183,7 @@ def _on_queue(
     verb: str, summary: str, description: str, body: tuple[str, Json] | None = None
 ) -> Operation:
     given = body or ("ActionBody", {"reason": "the gateway changes its certificate"})
-    return _act(
+    return act(
         f"{verb}Queue",
         summary,
         description,
@@ -197,7 +202,7 @@ def _on_job(
     *problems: Kind,
     body: tuple[str, Json] = ("ActionBody", {"reason": "the gateway is back"}),
 ) -> Operation:
-    return _act(
+    return act(
         f"{verb}Job",
         summary,
         description,
@@ -220,7 +225,7 @@ def _on_order(
     *problems: Kind,
     status: str = "200",
 ) -> Operation:
-    return _act(
+    return act(
         f"{verb}OrderByHand",
         summary,
         description,
@@ -234,7 +239,7 @@ def _on_order(
 
 
 def _on_group(verb: str, summary: str, description: str) -> Operation:
-    operation = _act(
+    operation = act(
         f"{verb}Group",
         summary,
         description,
@@ -255,7 +260,7 @@ _REMOVED = as_json(Removed(500, 0))
 
 ADMIN_PATHS: dict[str, dict[str, Operation]] = {
     "/admin/api/queues": {
-        "get": _look(
+        "get": look(
             "listQueues",
             "Every known queue",
             "Those of the contract, and every other that a worker is on.",
@@ -265,7 +270,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/queues/{queue}": {
-        "get": _look(
+        "get": look(
             "getQueue",
             "How a queue is",
             "Also one that nobody works on.",
@@ -301,7 +306,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/queues/{queue}/drain": {
-        "post": _act(
+        "post": act(
             "drainQueue",
             "Remove the jobs that wait",
             "What runs and what ended stays. Ask again while some are `left`. The reconciler "
@@ -314,7 +319,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/queues/{queue}/clean": {
-        "post": _act(
+        "post": act(
             "cleanQueue",
             "Remove jobs that ended",
             "What is known of their failures stays.",
@@ -326,7 +331,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/queues/{queue}/jobs": {
-        "get": _look(
+        "get": look(
             "listJobs",
             "A page of the jobs in one state",
             "Those that wait, are delayed or run in the order of their turn, ended ones newest "
@@ -341,7 +346,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/queues/{queue}/jobs/{jobId}": {
-        "get": _look(
+        "get": look(
             "getJob",
             "A job in full",
             "Its data, options, log, stack and every attempt that failed; what is personal or "
@@ -394,7 +399,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/failures": {
-        "get": _look(
+        "get": look(
             "listFailures",
             "What failed, in groups",
             "The group that was seen last comes first.",
@@ -407,7 +412,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/failures/{fingerprint}": {
-        "get": _look(
+        "get": look(
             "getFailures",
             "One group, and its failures",
             "The newest failure comes first.",
@@ -420,7 +425,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/failures/{fingerprint}/dry-run": {
-        "get": _look(
+        "get": look(
             "tryGroup",
             "What a retry or discard of the group would do",
             "Nothing is changed.",
@@ -448,7 +453,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/bulk": {
-        "get": _look(
+        "get": look(
             "listBulkActions",
             "Retries and discards of groups",
             "Under way and ended, the newest first.",
@@ -459,7 +464,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/bulk/{actionId}": {
-        "get": _look(
+        "get": look(
             "getBulkAction",
             "How far a bulk action is",
             "And what it was not done to, and why.",
@@ -471,7 +476,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/bulk/{actionId}/stop": {
-        "post": _act(
+        "post": act(
             "stopBulkAction",
             "Stop a bulk action",
             "It stops within a second or so, wherever it runs; what was done stays done.",
@@ -485,7 +490,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/orders/search": {
-        "post": _act(
+        "post": act(
             "searchOrders",
             "Orders that a text is an id of",
             "The id of an order, payment, job, user or transaction, or an e-mail address.",
@@ -496,7 +501,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/orders/{orderId}/story": {
-        "get": _look(
+        "get": look(
             "getStory",
             "What happened to an order",
             "On one line of time: its payment, jobs with every attempt, messages, stray charges, "
@@ -562,7 +567,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/users/{userId}/forget": {
-        "post": _act(
+        "post": act(
             "forgetUser",
             "Forget a person",
             "Orders keep what was bought and paid, under a `pseudonym`; all else that is known of "
@@ -576,7 +581,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/workers": {
-        "get": _look(
+        "get": look(
             "listWorkers",
             "Who works on which queue",
             "In any language, with the jobs that each runs as far as it tells.",
@@ -586,7 +591,7 @@ ADMIN_PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/admin/api/audit": {
-        "get": _look(
+        "get": look(
             "listActions",
             "What was done by hand",
             "By whom, when, why, and how it ended. No `outcome`: it is under way, or its process "

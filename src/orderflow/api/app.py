@@ -32,6 +32,7 @@ from orderflow.api.streams import OrderStreams
 from orderflow.api.webhooks import post_webhook
 from orderflow.bull.changes import ChangesListener
 from orderflow.dashboard.routes import dashboard_routes
+from orderflow.demo.routes import demo_routes
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import serve_process
 from orderflow.resources import open_resources
@@ -104,6 +105,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Route("/docs/style.css", get_docs_style),
             *ADMIN_ROUTES,
             *dashboard_routes(),
+            *demo_routes(settings),
         ],
         middleware=[
             *_traced(settings),

@@ -120,6 +120,8 @@ def check_authentication(settings: Settings) -> None:
     """Raise InvalidSettings if the settings leave no way to know who is calling."""
     if settings.jwt_secret is None and settings.jwt_jwks is None:
         raise InvalidSettings(faults="set JWT_SECRET or JWT_JWKS, to check the callers' tokens")
+    if settings.development and settings.jwt_secret is None:
+        raise InvalidSettings(faults="DEVELOPMENT: /demo needs JWT_SECRET, to sign tokens with")
     source = settings.jwt_jwks
     if source is not None and not is_url(source) and not Path(source).is_file():
         raise InvalidSettings(faults="JWT_JWKS: must be a file that exists, or an https:// URL")

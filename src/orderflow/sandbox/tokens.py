@@ -8,9 +8,11 @@ from typing import Any
 import jwt
 
 
-def make_token(secret: str, user: str, *, admin: bool = False, ttl_s: int = 3_600) -> str:
-    """Return a bearer token for `user`, signed with HS256."""
-    claims: dict[str, Any] = {"sub": user, "exp": int(time.time()) + ttl_s}
+def make_token(
+    secret: str, user: str, *, admin: bool = False, ttl_s: int = 3_600, **more: str
+) -> str:
+    """Return a bearer token for `user`, signed with HS256; `more` are further claims."""
+    claims: dict[str, Any] = {**more, "sub": user, "exp": int(time.time()) + ttl_s}
     if admin:
         claims["roles"] = ["admin"]
     return jwt.encode(claims, secret, algorithm="HS256")

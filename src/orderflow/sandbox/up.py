@@ -178,6 +178,7 @@ def _start(stack: Stack, *, monitoring: bool) -> RunningShop:
     environment = stack.environment
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     environment.setdefault("LOG_FORMAT", "console")
+    environment.setdefault("DEVELOPMENT", "true")
     given = load_settings()
     _check_senders(given)
     _choose_ports(environment, given)
@@ -205,6 +206,7 @@ def _start(stack: Stack, *, monitoring: bool) -> RunningShop:
         shop=Shop(api_url, environment["GATEWAY_URL"], mail_folder, token, sku),
         admin_token=make_token(secret, "olga", admin=True, ttl_s=_TOKEN_TTL_S),
         addresses={
+            **({"shop": f"{api_url}/demo"} if settings.development else {}),
             "API": f"{api_url}/docs",
             "operators": f"{api_url}/admin",
             "metrics": exporter_url,

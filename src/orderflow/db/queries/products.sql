@@ -9,3 +9,7 @@ SET name = excluded.name, price = excluded.price, currency = excluded.currency,
 -- name: any_product
 -- One that can be bought, if there is any.
 SELECT sku FROM products WHERE stock IS NULL OR stock > 0 ORDER BY sku LIMIT 1
+
+-- name: products_on_show
+-- how many at most. In the order of their sku; stock is null where it is not counted.
+SELECT sku, name, price, currency, stock FROM products ORDER BY sku LIMIT $1

@@ -1,0 +1,1 @@
+"""/demo: a small shop to play with, on the machine of who develops with orderflow. Nowhere else."""

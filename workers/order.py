@@ -1,4 +1,4 @@
-"""The order worker: reconciliation, refunds, and whatever else an order needs by the clock."""
+"""The order worker: reconciliation, refunds, webhooks, and whatever else goes by the clock."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,8 @@ from orderflow.processor import QueueWorker
 from orderflow.reconcile import RUN_AT_MOST_S, Rules, run_once
 from orderflow.refund import give_back
 from orderflow.resources import Resources
+from orderflow.webhooks.courier import deliver_webhooks
+from orderflow.webhooks.deliveries import purge_deliveries
 
 worker = QueueWorker(
     QueueName.ORDERS,
@@ -27,6 +29,7 @@ worker = QueueWorker(
         Schedule(JobName.RECONCILE, settings.reconcile_interval_ms),
         Schedule(JobName.COMPARE_BOOKS, settings.books_interval_s * 1_000),
     ),
+    beside=(deliver_webhooks,),
 )
 
 
@@ -42,7 +45,8 @@ async def reconcile(_job: Payload, resources: Resources) -> dict[str, Any]:
         rules=Rules.from_settings(resources.settings),
     )
     purged = await purge_failures(resources.settings.failure_retention_s, db=resources.db)
-    return {**counts.to_json(), "failures_purged": purged}
+    webhooks_purged = await purge_deliveries(db=resources.db)
+    return {**counts.to_json(), "failures_purged": purged, "webhooks_purged": webhooks_purged}
 
 
 @worker.handles(JobName.REFUND_PAYMENT, RefundJob)

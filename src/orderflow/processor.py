@@ -8,7 +8,7 @@ job at once, anything else is an attempt that BullMQ retries with its backoff.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -58,6 +58,8 @@ FATAL: tuple[type[OrderflowError], ...] = (
 P = TypeVar("P", bound=BaseModel)
 Result = dict[str, Any]
 Handler = Callable[[P, Resources], Awaitable[Result]]
+#: What runs beside the jobs until its event is set, and ends in good time then.
+Beside = Callable[[Resources, asyncio.Event], Coroutine[Any, Any, None]]
 
 
 class JobInterrupted(Exception):
@@ -76,12 +78,14 @@ class QueueWorker:
     """What a worker file defines: its queue, its handlers by job name, and its schedules.
 
     `concurrency` is how many jobs one process runs at once unless the command line says
-    otherwise. `schedules` names the jobs that come back by themselves, from the settings.
+    otherwise. `schedules` names the jobs that come back by themselves, from the settings. `beside`
+    is what each process does besides; an error that it raises ends the process.
     """
 
     queue: str
     concurrency: int
     schedules: Callable[[Settings], tuple[Schedule, ...]] = lambda _settings: ()
+    beside: Sequence[Beside] = ()
     _routes: dict[str, _Route] = field(default_factory=dict)
 
     def handles(

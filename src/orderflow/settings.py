@@ -269,6 +269,9 @@ class Settings(BaseSettings):
     templates_dir: DirectoryPath | None = None
     default_language: str = Field(default="en", pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")
 
+    # Webhooks
+    webhooks_allow_private: bool = False
+
     # Logs and metrics
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

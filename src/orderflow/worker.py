@@ -137,6 +137,8 @@ async def _work(
     async with asyncio.TaskGroup() as group:
         keeper = group.create_task(_keep_schedules(worker, resources))
         group.create_task(watch_loop(settings.worker_hang_ms, stop), name="watchdog")
+        for beside in worker.beside:
+            group.create_task(beside(resources, stop))
 
         def keep(failed: FailedAttempt) -> None:
             # Beside the jobs: none waits for it, and the drain does.

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from orderflow import __version__
 from orderflow.api.admin.reference import ADMIN_PATHS, ADMIN_TAG, admin_schemas
+from orderflow.api.admin.webhook_reference import WEBHOOK_PATHS, webhook_schemas
 from orderflow.api.operations import (
     Json,
     Operation,
@@ -262,6 +263,7 @@ _PATHS = {
     "/docs": {"get": _page("getDocs", "This document as a page to read", "text/html")},
     "/docs/style.css": {"get": _page("getDocsStyle", "The looks of the page", "text/css")},
     **ADMIN_PATHS,
+    **WEBHOOK_PATHS,
 }
 
 _INFO = {
@@ -304,7 +306,7 @@ def openapi_document() -> Json:
             for path, methods in _PATHS.items()
         },
         "components": {
-            "schemas": {**schemas(), **admin_schemas()},
+            "schemas": {**schemas(), **admin_schemas(), **webhook_schemas()},
             "securitySchemes": {"bearer": _BEARER},
         },
     }

@@ -41,7 +41,10 @@ from orderflow.errors import (
     UnknownProducts,
     UnknownQueue,
     UserHasOpenOrders,
+    WebhookDeliveryNotFound,
+    WebhookEndpointNotFound,
     WebhooksNotSetUp,
+    WebhookUrlRefused,
 )
 
 log = structlog.get_logger(__name__)
@@ -63,6 +66,8 @@ class Kind(Enum):
     JOB_STATE_NOT_FOUND = 404, "There is no such state of a job"
     FAILURE_GROUP_NOT_FOUND = 404, "There is no such group of failures"
     BULK_ACTION_NOT_FOUND = 404, "There is no such bulk action"
+    WEBHOOK_ENDPOINT_NOT_FOUND = 404, "There is no such webhook endpoint"
+    WEBHOOK_DELIVERY_NOT_FOUND = 404, "There is no such delivery of a webhook"
     METHOD_NOT_ALLOWED = 405, "The method is not allowed here"
     REQUEST_TIMEOUT = 408, "The request took too long to come"
     OUT_OF_STOCK = 409, "A product is out of stock"
@@ -198,6 +203,9 @@ _DOMAIN: Mapping[type[OrderflowError], tuple[Kind, str | None, str]] = {
     BulkActionEnded: (Kind.BULK_ACTION_ENDED, None, ""),
     InvalidPayload: (Kind.INVALID_JOB_DATA, "/data", "data-of-the-job"),
     NoEventsTaken: (Kind.NOT_FOUND, None, ""),
+    WebhookEndpointNotFound: (Kind.WEBHOOK_ENDPOINT_NOT_FOUND, None, ""),
+    WebhookDeliveryNotFound: (Kind.WEBHOOK_DELIVERY_NOT_FOUND, None, ""),
+    WebhookUrlRefused: (Kind.INVALID_BODY, "/url", "public-https-url"),
     WebhooksNotSetUp: (Kind.WEBHOOKS_NOT_SET_UP, None, ""),
     EventUnreadable: (Kind.INVALID_BODY, "", "event-of-the-gateway"),
     MixedCurrencies: (Kind.MIXED_CURRENCIES, "/items", "one-currency"),

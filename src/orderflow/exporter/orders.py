@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from orderflow.books import DifferenceKind
 from orderflow.db import Database
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable
+from orderflow.exporter.webhooks import count_webhooks, webhook_metrics
 from orderflow.gateways import EntryKind
 from orderflow.invariants import count_violations
 from orderflow.settings import Settings
@@ -39,10 +40,11 @@ class OrderMetrics:
         """Return the metrics of this moment, or `orderflow_postgres_up` alone, as 0."""
         up = GaugeMetricFamily("orderflow_postgres_up", "Whether PostgreSQL answered.")
         try:
-            oldest, found, differences = await asyncio.gather(
+            oldest, found, differences, webhooks = await asyncio.gather(
                 self._db.fetchrow("oldest_unsettled"),
                 self._violations(),
                 self._db.fetch("count_differences"),
+                count_webhooks(self._db),
             )
         except (DatabaseUnavailable, DatabaseRefused) as error:
             log.warning("orders not looked at", reason=error.reason)
@@ -71,7 +73,7 @@ class OrderMetrics:
         counts |= {(row["entry"], row["kind"]): row["differences"] for row in differences}
         for (entry, kind), count in counts.items():
             books.add_metric([entry, kind], count)
-        return [up, age, violations, books]
+        return [up, age, violations, books, *webhook_metrics(webhooks)]
 
     async def _violations(self) -> Mapping[str, int]:
         last = self._comparing

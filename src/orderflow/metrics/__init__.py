@@ -120,6 +120,10 @@ RECONCILER_UNSETTLED: Final = Gauge(
     "orderflow_reconciler_unsettled_orders", "Orders that the last run looked at."
 )
 
+WEBHOOK_ATTEMPTS: Final = Counter(
+    "orderflow_webhook_attempts_total", "Attempts to deliver a webhook by their end.", ["outcome"]
+)
+
 BOOKS_LAST_RUN: Final = Gauge(
     "orderflow_books_last_run_timestamp_seconds",
     "When the gateway's books were last compared with ours to the end.",

@@ -27,10 +27,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts, by which way, and why: free text of a person, kept as it is."""
+    """Who acts, by which way, and why: free text of a person, kept as it is.
+
+    A worker acts by itself where nobody else is there to: its user is `orderflow`.
+    """
 
     user: str
-    via: Literal["api", "cli", "page"]
+    via: Literal["api", "cli", "page", "worker"]
     reason: str = ""
 
 

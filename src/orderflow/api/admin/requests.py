@@ -14,6 +14,8 @@ from orderflow.bull.reading import JobPlace
 from orderflow.checkout import NO_CONTROL_CHARACTERS
 from orderflow.operations.audit import Actor
 from orderflow.operations.bulk import DEFAULT_PER_SECOND, MOST_PER_SECOND
+from orderflow.webhooks.messages import EventType
+from orderflow.webhooks.targets import MOST_CHARACTERS
 
 #: A page of a list, and where it may begin.
 MAX_LIMIT, DEFAULT_LIMIT = 100, 20
@@ -126,6 +128,16 @@ class ForgetBody(ActionBody):
     )
 
 
+class AddWebhookBody(ActionBody):
+    """Who is to be told, and of what."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=MOST_CHARACTERS)]
+    types: Annotated[list[EventType], Field(min_length=1, max_length=len(EventType))]
+    description: str = Field(
+        default="", max_length=255, pattern=NO_CONTROL_CHARACTERS, description="For people"
+    )
+
+
 class SearchBody(_Strict):
     """What somebody has in hand of an order. In a body, since an address in a URL is logged."""
 
@@ -165,6 +177,14 @@ class AuditQuery(BeforeQuery):
 
     user: Text | None = Field(default=None, description="Only what this user did")
     action: Text | None = Field(default=None, description="Only actions of this name")
+
+
+class DeliveriesQuery(BeforeQuery):
+    """Which deliveries of an endpoint."""
+
+    status: Literal["waiting", "delivered", "given_up"] | None = Field(
+        default=None, description="Only those that are so"
+    )
 
 
 class LimitQuery(_Strict):

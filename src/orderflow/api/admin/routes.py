@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from orderflow.api.admin import failures, jobs, life, orders, queues, users
+from orderflow.api.admin import failures, jobs, life, orders, queues, users, webhooks
 
 _QUEUE = "/admin/api/queues/{queue}"
 _JOB = f"{_QUEUE}/jobs/{{job_id}}"
 _GROUP = "/admin/api/failures/{fingerprint}"
 _ORDER = "/admin/api/orders/{order_id}"
+_WEBHOOK = "/admin/api/webhooks/{endpoint_id}"
+_DELIVERY = f"{_WEBHOOK}/deliveries/{{delivery_id}}"
 _BULK = "/admin/api/bulk/{action_id}"
 
 ADMIN_ROUTES = [
@@ -42,6 +44,17 @@ ADMIN_ROUTES = [
     Route(f"{_ORDER}/ship", life.ship_order, methods=["POST"]),
     Route(f"{_ORDER}/deliver", life.deliver_order, methods=["POST"]),
     Route("/admin/api/users/{user_id}/forget", users.forget_user, methods=["POST"]),
+    Route("/admin/api/webhooks", webhooks.list_endpoints),
+    Route("/admin/api/webhooks", webhooks.add_endpoint, methods=["POST"]),
+    Route(_WEBHOOK, webhooks.get_endpoint),
+    Route(f"{_WEBHOOK}/rotate", webhooks.rotate_secret, methods=["POST"]),
+    Route(f"{_WEBHOOK}/enable", webhooks.enable_endpoint, methods=["POST"]),
+    Route(f"{_WEBHOOK}/disable", webhooks.disable_endpoint, methods=["POST"]),
+    Route(f"{_WEBHOOK}/remove", webhooks.remove_endpoint, methods=["POST"]),
+    Route(f"{_WEBHOOK}/resend", webhooks.resend_given_up, methods=["POST"]),
+    Route(f"{_WEBHOOK}/deliveries", webhooks.list_deliveries),
+    Route(_DELIVERY, webhooks.get_delivery),
+    Route(f"{_DELIVERY}/resend", webhooks.resend_delivery, methods=["POST"]),
     Route("/admin/api/workers", queues.list_workers),
     Route("/admin/api/audit", orders.list_audit),
 ]

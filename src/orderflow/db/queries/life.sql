@@ -46,6 +46,11 @@ WITH cancelled AS (
     SET stock = p.stock + b.quantity
     FROM shelf JOIN back b USING (sku)
     WHERE p.sku = shelf.sku
+), announced AS (
+    INSERT INTO webhook_deliveries (endpoint_id, type, order_id, order_status)
+    SELECT e.id, 'order.cancelled', c.id, 'cancelled'
+    FROM webhook_endpoints e CROSS JOIN cancelled c
+    WHERE e.enabled AND 'order.cancelled' = ANY (e.types)
 )
 INSERT INTO order_events (id, order_id, kind, details)
 SELECT $2, id, 'order-cancelled', $3 FROM cancelled
@@ -69,6 +74,11 @@ WITH advanced AS (
     UPDATE orders SET status = $2, updated_at = now()
     WHERE id = $1 AND status = ANY($3::text[])
     RETURNING id
+), announced AS (
+    INSERT INTO webhook_deliveries (endpoint_id, type, order_id, order_status)
+    SELECT e.id, 'order.' || $2, a.id, $2
+    FROM webhook_endpoints e CROSS JOIN advanced a
+    WHERE e.enabled AND 'order.' || $2 = ANY (e.types)
 )
 INSERT INTO order_events (id, order_id, kind, details)
 SELECT $4, id, $5, $6 FROM advanced

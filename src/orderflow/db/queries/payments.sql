@@ -76,6 +76,12 @@ WITH asked AS (
     SET status = 'confirmed', updated_at = now()
     FROM paid
     WHERE o.id = paid.order_id AND o.status = ANY($4::text[])
+    RETURNING o.id
+), announced AS (
+    INSERT INTO webhook_deliveries (endpoint_id, type, order_id, order_status)
+    SELECT e.id, 'order.confirmed', c.id, 'confirmed'
+    FROM webhook_endpoints e CROSS JOIN confirmed c
+    WHERE e.enabled AND 'order.confirmed' = ANY (e.types)
 )
 SELECT n FROM paid
 
@@ -119,6 +125,11 @@ WITH asked AS (
     SET stock = p.stock + b.quantity
     FROM shelf JOIN back b USING (sku)
     WHERE p.sku = shelf.sku
+), announced AS (
+    INSERT INTO webhook_deliveries (endpoint_id, type, order_id, order_status)
+    SELECT e.id, 'order.cancelled', c.id, 'cancelled'
+    FROM webhook_endpoints e CROSS JOIN cancelled c
+    WHERE e.enabled AND 'order.cancelled' = ANY (e.types)
 )
 SELECT n FROM declined
 

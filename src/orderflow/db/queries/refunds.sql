@@ -84,6 +84,11 @@ WITH given AS (
     FROM sums s
     WHERE c.payment_id = s.payment_id AND c.transaction_id = s.transaction_id
       AND c.refunded_at IS NULL
+), announced AS (
+    INSERT INTO webhook_deliveries (endpoint_id, type, order_id, refund_id, order_status)
+    SELECT e.id, 'order.refunded', o.id, g.id, o.status
+    FROM webhook_endpoints e CROSS JOIN given g JOIN orders o ON o.id = g.order_id
+    WHERE e.enabled AND 'order.refunded' = ANY (e.types)
 )
 INSERT INTO order_events (id, order_id, kind, refund_id)
 SELECT $3, order_id, 'order-refunded', id FROM given

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     STRAY = "a stray charge is not given back"
     BOOKS = "the books differ"
     EVENT = "an event of the gateway is not done"
+    WEBHOOK = "a webhook is not delivered"
     CHANGED = "it changed since"
     JOB = "a job of it waits or runs"
 

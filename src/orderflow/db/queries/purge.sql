@@ -32,6 +32,9 @@ SELECT
         WHEN EXISTS (
             SELECT FROM gateway_events g WHERE g.payment_id = p.id AND g.handled_at IS NULL
         ) THEN 'an event of the gateway is not done'
+        WHEN EXISTS (
+            SELECT FROM webhook_deliveries w WHERE w.order_id = o.id AND w.due_at IS NOT NULL
+        ) THEN 'a webhook is not delivered'
         WHEN greatest(
             o.updated_at, p.updated_at,
             (SELECT max(r.updated_at) FROM refunds r WHERE r.order_id = o.id),

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from orderflow import __version__
-from orderflow.cli import books, data, failures, jobs, mail, orders, queues, sandbox, shop, top
+from orderflow.cli import (
+    books,
+    data,
+    failures,
+    jobs,
+    mail,
+    orders,
+    queues,
+    sandbox,
+    shop,
+    top,
+    webhooks,
+)
 
 app = typer.Typer(
     help="Order processing: every checkout is carried to its end.",
@@ -21,6 +33,7 @@ products_app.command("load")(shop.products_load)
 mail_app = typer.Typer(help="Mails and SMS.", no_args_is_help=True)
 app.add_typer(mail_app, name="mail")
 mail_app.command("preview")(mail.preview)
+app.add_typer(webhooks.app, name="webhooks")
 
 _COMMANDS = {
     "The shop": (shop.migrate, shop.reconcile, shop.doctor, shop.token),

@@ -35,6 +35,8 @@ from orderflow.errors import (
     UnknownJobState,
     UnknownQueue,
     UserHasOpenOrders,
+    WebhookDeliveryNotFound,
+    WebhookEndpointNotFound,
     WrongJobState,
 )
 from orderflow.logs import configure_logs
@@ -50,6 +52,7 @@ _NOT_POSSIBLE = (
     *(UnknownQueue, UnknownJobState, WrongJobState, JobNotFound, JobIsRunning, JobNotInState),
     *(JobOfSchedule, FailureGroupNotFound, BulkActionNotFound, BulkActionEnded),
     *(InvalidPayload, OrderNotFound, UserHasOpenOrders),
+    *(WebhookEndpointNotFound, WebhookDeliveryNotFound),
 )
 
 #: A person waits longer than a checkout.

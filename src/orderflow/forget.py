@@ -39,7 +39,9 @@ _ORDERS_AT_ONCE = 500
 _NAMED = 20
 
 #: What a person need not be known for any more; an operator sees to it by the charge's id.
-_SETTLED = {None, Reason.STRAY, Reason.BOOKS, Reason.EVENT, Reason.CHANGED}
+_SETTLED = {
+    *(None, Reason.STRAY, Reason.BOOKS, Reason.EVENT, Reason.WEBHOOK, Reason.CHANGED),
+}
 #: Of an address so much leads to a person. Towns and countries stand in other texts, too.
 _OF_ADDRESS = ("name", "line1", "line2")
 

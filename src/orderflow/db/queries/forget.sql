@@ -84,11 +84,16 @@ WITH kept_keys AS (
         refusals = CASE WHEN refusals::text ~* $2 THEN '[]' ELSE refusals END
     WHERE concat_ws(' ', reason, refusals::text) ~* $2
     RETURNING 1
+), answered AS (
+    UPDATE webhook_attempts SET answer = regexp_replace(answer, $2, '***', 'gi')
+    WHERE answer ~* $2
+    RETURNING 1
 )
 SELECT
     (SELECT count(*) FROM kept_keys) AS idempotency_keys,
     (SELECT count(*) FROM grouped) AS failure_groups,
-    (SELECT count(*) FROM bulk) AS bulk_actions
+    (SELECT count(*) FROM bulk) AS bulk_actions,
+    (SELECT count(*) FROM answered) AS webhook_attempts
 
 -- name: keeps_keys
 -- user id

@@ -167,15 +167,28 @@ function show(article, live) {
 
 /* The stream. EventSource cannot send a token, so the events are read from a fetch */
 
+// A browser has six connections to a host, and the shop needs some for itself.
+const MOST_LIVE = 4;
+const live = [];
+
 async function follow(orderId) {
   const article = cardOf(orderId);
   const says = (text) => (find(".following", article).textContent = text);
+  const leave = new AbortController();
+  live.push(leave);
+  if (live.length > MOST_LIVE) live.shift().abort();
+  await followUntil(leave.signal, orderId, article, says);
+  if (live.includes(leave)) live.splice(live.indexOf(leave), 1);
+  else says("Not live any more, since newer orders are: reload the page");
+}
+
+async function followUntil(signal, orderId, article, says) {
   let lastId = "";
   let retryMs = 3000;
-  for (;;) {
+  while (!signal.aborted) {
     try {
       const headers = lastId ? { "Last-Event-ID": lastId } : {};
-      const answer = await call(`/orders/${orderId}/events`, { headers });
+      const answer = await call(`/orders/${orderId}/events`, { headers, signal });
       if (answer.status === 204) return says("");
       if (answer.status === 401) return says("Your token has expired: reload the page.");
       if (!answer.ok) throw new Error(await problem(answer));
@@ -190,6 +203,7 @@ async function follow(orderId) {
         }
       }
     } catch (error) {
+      if (signal.aborted) return;
       says(`Connection lost, trying again (${error.message})`);
     }
     await wait(retryMs);
@@ -212,10 +226,10 @@ async function* eventsOf(body) {
 }
 
 async function begin() {
-  let answer = await call("/orders?limit=10");
+  let answer = await call(`/orders?limit=${MOST_LIVE}`);
   if (answer.status === 401) {
     await visitor(true);
-    answer = await call("/orders?limit=10");
+    answer = await call(`/orders?limit=${MOST_LIVE}`);
   }
   find("#visitor").textContent = (await visitor()).user;
   const { orders } = await answer.json();

@@ -50,14 +50,15 @@ class Question:
 
 
 Ask = Callable[[Visit], Awaitable[Question]]
-Do = Callable[[Visit, Actor], Awaitable[str | None]]
+Do = Callable[[Visit, Actor], Awaitable[Response | str | None]]
 
 
 def asked_first(ask: Ask, do: Do) -> View:
     """Return the page that asks, with GET, and does it with POST.
 
     `do` may raise InvalidField: the page is shown again, with the rule beside the field. It may
-    return where to go on; the question's `back` is the place otherwise.
+    return where to go on, or an answer of its own where that has something to show once; the
+    question's `back` is the place otherwise.
     """
 
     async def view(visit: Visit) -> Response:
@@ -70,6 +71,8 @@ def asked_first(ask: Ask, do: Do) -> View:
             )
         except InvalidField as fault:
             return _show(visit, question, visit.form, fault)
+        if isinstance(onward, Response):
+            return onward
         return see_other(onward or acted(question.back))
 
     return view

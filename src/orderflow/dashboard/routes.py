@@ -23,6 +23,14 @@ from orderflow.dashboard.overview import Overview
 from orderflow.dashboard.pages import View, as_page, for_admins
 from orderflow.dashboard.queues import QUEUE_ACTIONS, show_queue
 from orderflow.dashboard.static_files import get_static
+from orderflow.dashboard.webhooks import (
+    DELIVERY_ACTIONS,
+    ENDPOINT_ACTIONS,
+    add_endpoint,
+    show_delivery,
+    show_endpoint,
+    show_endpoints,
+)
 
 #: More people than look at it at once, and few enough to cost a process next to nothing.
 _MOST_STREAMS = 50
@@ -56,5 +64,11 @@ def dashboard_routes() -> list[Route]:
         *act("/failures/{fingerprint}", GROUP_ACTIONS),
         show("/bulk/{action_id}", show_bulk),
         *act("/bulk/{action_id}", BULK_ACTIONS),
+        show("/webhooks", show_endpoints),
+        show("/webhooks/add", add_endpoint, "GET", "POST"),
+        show("/webhooks/{endpoint_id}", show_endpoint),
+        *act("/webhooks/{endpoint_id}", ENDPOINT_ACTIONS),
+        show("/webhooks/{endpoint_id}/deliveries/{delivery_id}", show_delivery),
+        *act("/webhooks/{endpoint_id}/deliveries/{delivery_id}", DELIVERY_ACTIONS),
         show("/audit", show_audit),
     ]

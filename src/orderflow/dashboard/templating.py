@@ -41,6 +41,7 @@ def environment() -> jinja2.Environment:
         "job_url": urls.job_url,
         "order_url": urls.order_url,
         "queue_url": urls.queue_url,
+        "webhook_url": urls.webhook_url,
         "static": static_url,
         "version": __version__,
     }

@@ -91,9 +91,9 @@ def _told(value: Any) -> str:
 
 #: The colour that goes with a state, an outcome or a kind of event.
 _MOODS = {
-    "ok": {"done", "completed", "confirmed", "shipped", "delivered", "running"},
+    "ok": {"done", "completed", "confirmed", "shipped", "delivered", "running", "enabled"},
     "warn": {"partly", "stopped", "paused", "refunded", "lost"},
-    "bad": {"failed", "refused", "cancelled"},
+    "bad": {"failed", "refused", "cancelled", "given up", "disabled"},
 }
 
 

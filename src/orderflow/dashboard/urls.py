@@ -20,6 +20,12 @@ def order_url(order_id: object) -> str:
     return f"/admin/orders/{quote(str(order_id), safe='')}"
 
 
+def webhook_url(endpoint_id: object, delivery_id: int | None = None) -> str:
+    """Return the address of a webhook's endpoint, or of one delivery to it."""
+    delivery = "" if delivery_id is None else f"/deliveries/{delivery_id}"
+    return f"/admin/webhooks/{endpoint_id}{delivery}"
+
+
 def acted(url: str) -> str:
     """Return the address with the mark that has the page tell what was done last."""
     return f"{url}{'&' if '?' in url else '?'}acted=1"

@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from tests.conftest import Program, start_program, wait_until
+from tests.conftest import SECRET, Program, process_environment, start_program, wait_until
 
-from orderflow.sandbox.servers import free_port
+from orderflow.sandbox.servers import free_port, port_is_taken
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -77,6 +77,8 @@ def test_it_runs_until_ctrl_c_and_again_from_the_kept_data(tmp_path: Path, up: P
     assert "202" in pasted.stdout.splitlines()[0]
     [docs] = re.findall(r"API +(http\S+/docs)", said(up))
     assert httpx.get(docs, trust_env=False).status_code == 200
+    [demo] = re.findall(r"shop +(http\S+/demo)", said(up))
+    assert "Glass teapot" in httpx.get(demo, trust_env=False).text
     [admin] = re.findall(r"operators +(http\S+/admin)", said(up))
     [token] = re.findall(r"One of an admin.*:\s+(\S+)", said(up))
     signed_in = httpx.get(admin, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
@@ -102,6 +104,57 @@ def test_it_runs_until_ctrl_c_and_again_from_the_kept_data(tmp_path: Path, up: P
     orders = {re.search(r"order (\S+),", said(program))[1] for program in (up, again)}
     assert len(orders) == 2
     assert leftovers(tmp_path) == []
+
+
+def test_programs_have_as_many_processes_as_is_asked_for(tmp_path: Path):
+    with running_up(tmp_path, "--scale", "payment=2,api=2") as program:
+        wait_until(lambda: "Ctrl-C ends it all" in said(program), "the welcome", 60)
+        programs = psutil.Process(program.process.pid).children()
+        many = {
+            name: len(each.children())
+            for each in programs
+            for name in ("orderflow.api", "payment", "notification")
+            if name in each.cmdline()
+        }
+        # uvicorn's parent has a process beside those that serve.
+        assert many["orderflow.api"] >= 2
+        assert many["payment"] == 2
+        assert many["notification"] == 0
+    assert leftovers(tmp_path) == []
+
+
+def test_a_program_that_cannot_be_many_is_told_before_anything_starts(tmp_path: Path):
+    program = start_program(
+        tmp_path / "up.log",
+        *("orderflow.cli", "up", "--scale", "paiment=2", "--data", str(tmp_path / "data")),
+        environment=ports(),
+    )
+    assert program.process.wait(60) == 2
+    assert said(program) == (
+        "orderflow up: --scale paiment=2: these can be many: api, payment, notification, order\n"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+def test_honcho_runs_the_procfile(tmp_path: Path, settings):
+    port, exporter_port = free_port(), free_port()
+    own = process_environment(settings) | {
+        "JWT_SECRET": SECRET,
+        "EXPORTER_PORT": str(exporter_port),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    program = start_program(
+        tmp_path / "honcho.log",
+        *("honcho", "--procfile", str(REPOSITORY / "Procfile"), "start", "--port", str(port)),
+        environment=own,
+    )
+    wait_until(lambda: port_is_taken(port), "the API")
+    wait_until(lambda: port_is_taken(exporter_port), "the exporter")
+    wait_until(lambda: said(program).count("worker started") == 3, "the workers")
+    # 143 is its own way to say that it was asked to.
+    assert program.stop() == 143, said(program)
+    assert said(program).count("worker stopped") == 3
+    assert set(re.findall(r"stopped \(rc=(.*)\)", said(program))) == {"0"}
 
 
 def test_servers_that_are_named_are_used(tmp_path: Path, settings):

@@ -18,6 +18,9 @@ def up(
     monitoring: Annotated[
         bool, typer.Option("--monitoring", help="Have the machine's own Prometheus watch it.")
     ] = False,
+    scale: Annotated[
+        str, typer.Option(help="Processes of the API or a worker, as payment=5,notification=3.")
+    ] = "",
 ) -> None:
     """Run everything on this machine: servers, sandbox gateway and mail, API, workers, exporter.
 
@@ -28,7 +31,8 @@ def up(
         from orderflow.sandbox.up import run_stack
     except ModuleNotFoundError as error:
         fail(f"{error.name} is missing: pip install 'orderflow[sandbox]'")
-    raise typer.Exit(run_stack(data.absolute(), once=once, monitoring=monitoring))
+    status = run_stack(data.absolute(), once=once, monitoring=monitoring, scale=scale)
+    raise typer.Exit(status)
 
 
 def rehearse(

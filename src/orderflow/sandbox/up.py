@@ -30,6 +30,7 @@ from orderflow.products import has_products, load_products, read_catalogue
 from orderflow.resources import open_resources
 from orderflow.sandbox.first_order import OrderStuck, Shop, follow_first_order
 from orderflow.sandbox.prometheus import own_prometheus, start_prometheus
+from orderflow.sandbox.scaling import ScaleError, scale_programs
 from orderflow.sandbox.servers import (
     ServerError,
     free_port,
@@ -52,21 +53,24 @@ class UpError(Exception):
     """The stack cannot start, or does not hold; the message says what to mend."""
 
 
-def run_stack(data: Path, *, once: bool, monitoring: bool = False) -> int:
+def run_stack(data: Path, *, once: bool, monitoring: bool = False, scale: str = "") -> int:
     """Run everything with its data in `data`; return the exit status.
 
     With `once` it ends after the first order: 0 if that was paid and mailed, 1 if not. With
-    `monitoring` a Prometheus watches it, which the machine must have.
+    `monitoring` a Prometheus watches it, which the machine must have. `scale` says how many
+    processes programs have, as payment=5,notification=3; 2 if it cannot be done.
     """
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     started = time.monotonic()
     try:
+        # Read first: what is wrong is told at once, and not after all else runs.
+        programs = scale_programs(parse_procfile(_procfile().read_text("utf-8")).processes, scale)
         with ExitStack() as stack:
             if monitoring:
-                own_prometheus()  # it is told at once, and not after all else runs
-            shop = _start(Stack(data, stack), monitoring=monitoring)
+                own_prometheus()
+            shop = _start(Stack(data, stack), programs, monitoring=monitoring)
             _say(f"Everything runs after {time.monotonic() - started:.1f} s. The first order:\n")
             asyncio.run(follow_first_order(shop.shop, _say))
             if not once:
@@ -74,6 +78,9 @@ def run_stack(data: Path, *, once: bool, monitoring: bool = False) -> int:
                 shop.stack.watch()
     except KeyboardInterrupt:
         _say("Stopped.")
+    except ScaleError as error:
+        _say(f"orderflow up: {error}")
+        return 2
     except (UpError, ServerError, OrderStuck, OrderflowError) as error:
         _say(f"orderflow up: {error}")
         return 1
@@ -173,7 +180,7 @@ class RunningShop:
         )
 
 
-def _start(stack: Stack, *, monitoring: bool) -> RunningShop:
+def _start(stack: Stack, programs: Mapping[str, str], *, monitoring: bool) -> RunningShop:
     stack.data.mkdir(parents=True, exist_ok=True)
     environment = stack.environment
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
@@ -187,11 +194,10 @@ def _start(stack: Stack, *, monitoring: bool) -> RunningShop:
     _start_sandbox(stack)
     settings = _settings_of(environment)
     sku = asyncio.run(_prepare_database(settings))
-    commands = parse_procfile(_procfile().read_text("utf-8")).processes
-    metrics = _metrics_addresses(commands, settings)
-    for name, command in commands.items():
+    metrics = _metrics_addresses(programs, settings)
+    for name, command in programs.items():
         stack.start(name, command, METRICS_PORT=metrics[name].rpartition(":")[2])
-    stack.stop_on_exit(*commands)
+    stack.stop_on_exit(*programs)
     api_url = f"http://{settings.host}:{settings.port}"
     exporter_url = f"http://{settings.exporter_host}:{settings.exporter_port}/metrics"
     _say(f"Started {', '.join(stack.processes)}; logs are in {stack.data / 'logs'}")

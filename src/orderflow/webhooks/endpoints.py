@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID, uuid4
 
+import httpx
+
 from orderflow.db import Database
 from orderflow.errors import WebhookEndpointNotFound
 from orderflow.operations.audit import Actor, audited
@@ -139,7 +141,8 @@ async def remove_endpoint(endpoint_id: UUID, actor: Actor, *, db: Database) -> i
     """Remove an endpoint with all of its deliveries; return how many. Raises as the others do."""
     async with audited(actor, "remove webhook", str(endpoint_id), db=db) as note:
         endpoint = await get_endpoint(endpoint_id, db=db)
-        note.details |= {"url": endpoint.url.split("/")[2], "waiting": endpoint.waiting}
+        host = host_of(httpx.URL(endpoint.url))
+        note.details |= {"host": host, "waiting": endpoint.waiting}
         await db.fetchrow("disable_webhook_endpoint", endpoint_id, "it is being removed")
         removed = 0
         while rows := await db.fetch("remove_webhook_deliveries", endpoint_id, _REMOVED_AT_ONCE):

@@ -21,7 +21,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, targets: Targets, verify: ssl.SSLContext | None = None) -> None:
         self._targets = targets
-        self._verify = verify or httpx.create_ssl_context(trust_env=False)
+        self._verify = verify or httpx.create_ssl_context()
         # One for each host: a connection to an address is for the host that it was made for, and
         # another one there may have shown another certificate.
         self._of_host: dict[str, httpx.AsyncHTTPTransport] = {}

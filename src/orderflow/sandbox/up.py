@@ -186,6 +186,7 @@ def _start(stack: Stack, programs: Mapping[str, str], *, monitoring: bool) -> Ru
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     environment.setdefault("LOG_FORMAT", "console")
     environment.setdefault("DEVELOPMENT", "true")
+    environment.setdefault("WEBHOOKS_ALLOW_PRIVATE", "true")
     given = load_settings()
     _check_senders(given)
     _choose_ports(environment, given)

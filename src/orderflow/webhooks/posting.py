@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -91,10 +92,11 @@ _HEADERS = {
 async def _beginning(response: httpx.Response) -> str:
     """Read what will do to see what the answer says."""
     read = b""
-    async for chunk in response.aiter_raw():
-        read += chunk
-        if len(read) >= _READ:
-            break
+    async with aclosing(response.aiter_raw()) as chunks:
+        async for chunk in chunks:
+            read += chunk
+            if len(read) >= _READ:
+                break
     text = mask_text(read[:_READ].decode("utf-8", "replace"))
     return "".join(char if char.isprintable() else " " for char in text)[:_KEPT].strip()
 

@@ -16,6 +16,7 @@ from orderflow.api.auth import check_authentication, open_tokens
 from orderflow.api.background import open_background
 from orderflow.api.checkout import PostCheckout
 from orderflow.api.docs import get_docs, get_docs_style
+from orderflow.api.gateway_events import post_gateway_event
 from orderflow.api.headers import SafeHeaders
 from orderflow.api.health import livez, readyz
 from orderflow.api.leaving import LEAVING, leave_in_time
@@ -29,7 +30,6 @@ from orderflow.api.protocol import LIMITS, ConnectionLimits
 from orderflow.api.rates import Rates, network_of
 from orderflow.api.state import State
 from orderflow.api.streams import OrderStreams
-from orderflow.api.webhooks import post_webhook
 from orderflow.bull.changes import ChangesListener
 from orderflow.dashboard.routes import dashboard_routes
 from orderflow.demo.routes import demo_routes
@@ -97,7 +97,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Route("/orders/{order_id}", get_order),
             Route("/orders/{order_id}/cancel", cancel_order, methods=["POST"]),
             Route("/orders/{order_id}/events", GetOrderEvents(), methods=["GET"]),
-            Route("/webhooks/{gateway}", post_webhook, methods=["POST"]),
+            Route("/webhooks/{gateway}", post_gateway_event, methods=["POST"]),
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/openapi.json", get_openapi),

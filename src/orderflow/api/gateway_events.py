@@ -13,7 +13,7 @@ from orderflow.gateway_events import take_event
 from orderflow.gateways.opening import read_event
 
 
-async def post_webhook(request: Request) -> Response:
+async def post_gateway_event(request: Request) -> Response:
     """Answer an event once it is kept; one that came before, or is not ours, is answered alike."""
     resources = state_of(request).resources
     gateway = request.path_params["gateway"]

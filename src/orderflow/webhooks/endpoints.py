@@ -153,9 +153,7 @@ async def remove_endpoint(endpoint_id: UUID, actor: Actor, *, db: Database) -> i
 
 
 def _read(row: Row) -> WebhookEndpoint:
-    plain = {name: row[name] for name in WebhookEndpoint.__slots__}
-    changed = {
-        "types": [EventType(name) for name in row["types"]],
-        "secret": fingerprint(row["secret"]),
-    }
-    return WebhookEndpoint(**plain | changed)
+    fields = {name: row[name] for name in WebhookEndpoint.__slots__}
+    fields["types"] = [EventType(name) for name in row["types"]]
+    fields["secret"] = fingerprint(row["secret"])
+    return WebhookEndpoint(**fields)

@@ -24,7 +24,6 @@ PORTS = (443, 8443)
 MOST_CHARACTERS = 2_000
 _RESOLVED_WITHIN_S = 5.0
 
-_IPv6 = ipaddress.IPv6Address
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 #: An IPv4 address in its last bits: how a host that has IPv6 alone reaches it.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -40,7 +39,7 @@ async def resolve_host(host: str, port: int) -> Sequence[str]:
 def is_public(address: str) -> bool:
     """Say whether an address is one of the public Internet, wherever it is looked at from."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, _IPv6):
+    if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped
         if inner is None and found in _NAT64:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)

@@ -57,7 +57,7 @@ class Position(NamedTuple):
         except ValueError:
             return None
         # Numbers are read leniently: what does not come out the same was not made here.
-        return read if str(read) == text else None
+        return read if read.refunds >= 0 and str(read) == text else None
 
     def is_passed_by(self, other: Position) -> bool:
         """Say whether an order that is at `other` may have been here."""
@@ -150,9 +150,13 @@ class Progress:
     def _at(self) -> datetime:
         """Since when the order is as it is now."""
         row = self._row
-        times = [row["payment_updated_at"], row["refunds_updated_at"], row["created_at"]]
-        times += [_time(event["at"]) for event in self._events.values()]
-        return max(at for at in times if at is not None)
+        known: list[datetime | None] = [
+            row["created_at"],
+            row["payment_updated_at"],
+            row["refunds_updated_at"],
+            *(_time(event["at"]) for event in self._events.values()),
+        ]
+        return max(at for at in known if at is not None)
 
     @property
     def _events(self) -> Mapping[str, Mapping[str, Any]]:

@@ -255,7 +255,7 @@ CANCELLED_ORDER_EXAMPLE = ORDER_EXAMPLE | {
     ],
 }
 
-LIVE_STATUS_EXAMPLE = {
+LIVE_STATUS_EXAMPLE: dict[str, Any] = {
     "orderId": _ORDER_ID,
     "status": "confirmed",
     "at": "2026-01-31T12:00:02.125Z",

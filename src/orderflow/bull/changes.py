@@ -139,4 +139,4 @@ class ChangesListener:
         self._silences += 1
         if self._silences >= _MOST_SILENCES:
             raise RedisConnectionError("Redis is silent")
-        await ear.ping()  # type: ignore[no-untyped-call]
+        await ear.ping()

@@ -27,5 +27,5 @@ class Visitors:
     async def post_token(self, _request: Request) -> Response:
         """Answer a new user and their token."""
         user = f"demo-{secrets.token_hex(4)}"
-        token = make_token(self._secret, user, ttl_s=_TOKEN_TTL_S, **self._claims)
+        token = make_token(self._secret, user, ttl_s=_TOKEN_TTL_S, more=self._claims)
         return JSONResponse({"user": user, "token": token})

@@ -1,0 +1,123 @@
+"""Telling which orders changed: together, to who listens, and hardly where nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from orderflow.bull import changes
+from orderflow.bull.changes import ChangesListener
+from orderflow.bull.queues import open_queues
+from orderflow.resources import Resources
+from orderflow.sandbox.servers import free_port
+from orderflow.settings import Settings
+
+PATIENCE_S = 20
+
+
+@pytest.fixture
+async def listener(settings: Settings) -> AsyncIterator[ChangesListener]:
+    listener = ChangesListener(settings.redis_dsn, settings.queue_prefix)
+    yield listener
+    await listener.close()
+
+
+async def heard(listener: ChangesListener, ids: set[str]) -> None:
+    """Return once all of these were heard of."""
+    async with asyncio.timeout(PATIENCE_S):
+        while ids:
+            ids = ids - await listener.heard(1.0)
+
+
+def published(redis: Redis) -> int:
+    stats = redis.info("commandstats").get("cmdstat_publish", {"calls": 0})
+    return int(stats["calls"])
+
+
+async def test_who_listens_hears(resources: Resources, listener: ChangesListener, redis: Redis):
+    assert listener.beginnings == 0
+    assert await listener.heard(1.0) == set()
+    assert listener.beginnings == 1
+
+    before = published(redis)
+    orders = [uuid4() for _ in range(100)]
+    for order_id in orders:
+        resources.queues.changes.tell(order_id)
+    await heard(listener, set(map(str, orders)))
+    assert published(redis) == before + 1
+
+
+async def test_what_comes_while_a_message_is_under_way_is_the_next(
+    resources: Resources, listener: ChangesListener, redis: Redis
+):
+    await listener.heard(1.0)
+    before = published(redis)
+    orders = [uuid4() for _ in range(50)]
+    for order_id in orders:
+        resources.queues.changes.tell(order_id)
+        await asyncio.sleep(0)
+    await heard(listener, set(map(str, orders)))
+    assert published(redis) - before < len(orders)
+
+
+async def test_nobody_listening_is_asked_for_once_in_a_while(
+    resources: Resources,
+    listener: ChangesListener,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    tell, before = resources.queues.changes.tell, published(redis)
+    tell(uuid4())
+    await resources.queues.changes.close()
+    for _ in range(10):
+        tell(uuid4())
+        await asyncio.sleep(0)
+    await resources.queues.changes.close()
+    assert published(redis) == before + 1
+
+    # And who comes then is told again, once the while is over.
+    await listener.heard(1.0)
+    monkeypatch.setattr(changes, "QUIET_S", 0.0)
+    resources.queues.changes._quiet_until = 0.0
+    last = uuid4()
+    tell(last)
+    await heard(listener, {str(last)})
+
+
+async def test_it_waits_for_no_redis(settings: Settings):
+    away = settings.model_copy(update={"redis_url": None, "redis_port": free_port()})
+    async with open_queues(away) as queues:
+        queues.changes.tell(uuid4())
+    listener = ChangesListener(away.redis_dsn, away.queue_prefix)
+    with pytest.raises((RedisError, OSError)):
+        await listener.heard(1.0)
+
+
+async def test_a_listener_that_was_cut_off_begins_again(
+    resources: Resources, listener: ChangesListener, redis: Redis
+):
+    await listener.heard(1.0)
+    redis.client_kill_filter(_type="pubsub")
+    async with asyncio.timeout(PATIENCE_S):
+        while listener.beginnings < 2:
+            try:
+                await listener.heard(1.0)
+            except (RedisError, OSError):
+                continue
+    order_id = uuid4()
+    resources.queues.changes.tell(order_id)
+    await heard(listener, {str(order_id)})
+
+
+async def test_what_is_said_last_is_said(settings: Settings, listener: ChangesListener):
+    """As by a command line that cancels an order and ends."""
+    await listener.heard(1.0)
+    order_id = uuid4()
+    async with open_queues(settings) as queues:
+        queues.changes.tell(order_id)
+    await heard(listener, {str(order_id)})

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,7 @@ from orderflow.cli.running import (
     with_stores,
 )
 from orderflow.cli.showing import clock, console, number, seconds_of, show_json, table
+from orderflow.forget import Forgotten
 from orderflow.operations import data as use
 from orderflow.operations.orphans import Orphan, find_orphans, remove_orphans
 from orderflow.purge import BATCH, YOUNGEST, Purged
@@ -66,7 +67,12 @@ def purge(
     async def run(stores: Stores) -> Purged:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-        how = {"stop": stop, "batch": batch, "undelivered": undelivered, **stores.both}
+        how: dict[str, Any] = {
+            "stop": stop,
+            "batch": batch,
+            "undelivered": undelivered,
+            **stores.both,
+        }
         if dry_run:
             return await count_orders(age, dry_run=True, **how)
         return await use.purge_orders(
@@ -120,7 +126,7 @@ def forget(
     Refused while an order of the user is open, since its customer is still to be told.
     """
 
-    async def run(stores: Stores, *, dry_run: bool) -> use.Forgotten:
+    async def run(stores: Stores, *, dry_run: bool) -> Forgotten:
         return await use.forget_user(
             user, operator(reason), **stores.both, undelivered=undelivered, dry_run=dry_run
         )
@@ -136,7 +142,7 @@ def forget(
         _show_forgotten(forgotten, dry_run=dry_run)
 
 
-def _show_forgotten(forgotten: use.Forgotten, *, dry_run: bool) -> None:
+def _show_forgotten(forgotten: Forgotten, *, dry_run: bool) -> None:
     if forgotten.pseudonym is None:
         typer.echo("nothing is kept of this user")
         return

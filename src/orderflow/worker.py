@@ -28,6 +28,7 @@ from orderflow.bull.worker import (
     run_worker,
     worker_name,
 )
+from orderflow.collector import collect_rarely
 from orderflow.errors import InvalidSettings, InvalidWorker, MetricsNotServed, UnknownWorker
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import serve_process, serve_processes
@@ -119,6 +120,7 @@ async def serve(
     loop stands still for WORKER_HANG_MS ends with status 1, unless it drains. Handlers get
     what `resources_of` opens: another program can give a gateway and senders of its own.
     """
+    collect_rarely()
     stop = asyncio.Event()
     _stop_on_signals(stop)
     stop_with_parent(stop)

@@ -31,6 +31,7 @@ from orderflow.api.rates import Rates, network_of
 from orderflow.api.state import State
 from orderflow.api.streams import OrderStreams
 from orderflow.bull.changes import ChangesListener
+from orderflow.collector import collect_rarely
 from orderflow.dashboard.routes import dashboard_routes
 from orderflow.demo.routes import demo_routes
 from orderflow.logs import configure_logs
@@ -41,13 +42,14 @@ from orderflow.tracing import open_tracing
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
-    """Return the app. Without `settings` it reads them and sets up the logs, as a server's worker.
+    """Return the app. Without `settings` it reads them and sets up the process, which is its own.
 
     Raises InvalidSettings.
     """
     if settings is None:
         settings = load_settings()
         configure_logs(settings.log_format, settings.log_level)
+        collect_rarely()
     check_authentication(settings)
 
     @asynccontextmanager

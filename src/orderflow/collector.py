@@ -1,0 +1,17 @@
+"""Python's garbage collector, set for a process that serves."""
+
+from __future__ import annotations
+
+import gc
+
+#: A request or a job leaves some hundred objects, nearly all freed as it ends: with Python's own
+#: 700 the collector looks at the same living ones after every few of them.
+_NEW_OBJECTS = 10_000
+
+
+def collect_rarely() -> None:
+    """Have the collector look for cycles once in 10,000 new objects.
+
+    Where a tenth of the work was looking; what memory that takes does not show.
+    """
+    gc.set_threshold(_NEW_OBJECTS)

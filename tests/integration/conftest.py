@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from tests.integration.life import charge
 from tests.integration.stripe_server import Stripe, run_stripe
 
 from orderflow.bull.connection import connect_worker
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.slots import SlotWorker
 from orderflow.checkout import Checkout, Receipt, place_order
-from orderflow.resources import Resources
+from orderflow.orders import OrderRefund
+from orderflow.refund import request_refund
+from orderflow.resources import Resources, open_resources
+from orderflow.settings import Settings
 
 PATIENCE_S = 20
 
 PlaceOrder = Callable[..., Awaitable[Receipt]]
+AskRefund = Callable[..., Awaitable[OrderRefund]]
 
 
 def checkout_body(**changes: Any) -> dict[str, Any]:
@@ -43,6 +49,51 @@ def place(resources: Resources) -> PlaceOrder:
         )
 
     return place
+
+
+@pytest.fixture
+def paid(resources: Resources, place: PlaceOrder) -> PlaceOrder:
+    """Place an order, and have it charged."""
+
+    async def paid(**changes: Any) -> Receipt:
+        receipt = await place(**changes)
+        await charge(resources, receipt)
+        return receipt
+
+    return paid
+
+
+@pytest.fixture
+def ask(resources: Resources) -> AskRefund:
+    """Ask for a refund of an order."""
+
+    async def ask(receipt: Receipt, amount: str | None = None, key: str = "a") -> OrderRefund:
+        return await request_refund(
+            str(receipt.order_id),
+            Decimal(amount) if amount else None,
+            key,
+            db=resources.db,
+            queues=resources.queues,
+        )
+
+    return ask
+
+
+@pytest.fixture
+async def hasty(settings: Settings, resources: Resources) -> AsyncIterator[Resources]:
+    """Resources that do not wait for the gateway for long."""
+    assert resources
+    async with open_resources(settings.model_copy(update={"gateway_timeout_ms": 500})) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def patient(settings: Settings, resources: Resources) -> AsyncIterator[Resources]:
+    """Resources for many that work at once on a machine that has other things to do, too."""
+    assert resources
+    slow = {"database_timeout_ms": 30_000, "gateway_timeout_ms": 30_000}
+    async with open_resources(settings.model_copy(update=slow)) as opened:
+        yield opened
 
 
 class Probe:

@@ -1,7 +1,8 @@
 """Stripe for tests: localstripe as a process, and before it what Stripe documents and that lacks.
 
-That is idempotency, search by metadata, the parameters and error codes of today's API, and faults
-on demand. Shapes are those of https://docs.stripe.com/api.
+That is idempotency, search by metadata, the books of a time, refunds that take their time and are
+never more than was charged, the parameters and error codes of today's API, and faults on demand.
+Shapes are those of https://docs.stripe.com/api.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from starlette.routing import Route
 from tests.conftest import wait_until
 
 from orderflow.sandbox.servers import free_port, port_is_taken
+from orderflow.settings import Settings
 
 API_KEY = "sk_test_of_the_tests"
 WEBHOOK_SECRET = "whsec_of_the_tests"
@@ -42,7 +44,12 @@ web.run_app(server.app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 """
 #: Parameters that localstripe does not know, and answers 400.
 _UNKNOWN = re.compile(r"(allowed_payment_method_types|automatic_payment_methods)\[|cancellation_r")
-_INTENTS = "/v1/payment_intents"
+_INTENTS, _CHARGES, _REFUNDS = "/v1/payment_intents", "/v1/charges", "/v1/refunds"
+_ALL = "1000000"
+#: localstripe makes these cards anew wherever it meets their names.
+VISA, DECLINED = "pm_card_visa", "pm_card_chargeCustomerFail"
+#: It asks for 3-D Secure.
+CAREFUL = "4000002760003184"
 
 
 @dataclass
@@ -74,6 +81,8 @@ class Stripe:
     in_use: set[str] = field(default_factory=set)
     #: What the search does not find yet.
     is_search_behind: bool = False
+    #: How a refund is when it is made.
+    refund_status: str = "succeeded"
     _reasons: dict[str, str] = field(default_factory=dict)
 
     def reset(self) -> None:
@@ -81,6 +90,9 @@ class Stripe:
         self.asked.clear()
         self.kept.clear()
         self.is_search_behind = False
+        self.refund_status = "succeeded"
+        # No test reads in the books of another one.
+        self.call("DELETE", "/_config/data")
 
     def forget_keys(self) -> None:
         """Let a day go by."""
@@ -101,9 +113,31 @@ class Stripe:
 
     def intents(self, key: object) -> list[dict[str, Any]]:
         """Return the intents of a payment, the first first."""
-        data = self.call("GET", _INTENTS, limit="100")["data"]
+        data = self.call("GET", _INTENTS, limit=_ALL)["data"]
         mine = [one for one in data if one["metadata"].get("orderflow_payment") == str(key)]
         return sorted(mine, key=lambda one: one["created"])
+
+    def intent(self, key: object) -> dict[str, Any]:
+        """Return the only intent of a payment."""
+        [intent] = self.intents(key)
+        return intent
+
+    def refunds(self, intent: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the refunds of an intent."""
+        found = self.call("GET", _REFUNDS, payment_intent=intent["id"], limit=_ALL)
+        listed: list[dict[str, Any]] = found["data"]
+        return listed
+
+    def give_back(self, intent: dict[str, Any], cents: int) -> dict[str, Any]:
+        """Give money back as a person does in the dashboard."""
+        made: dict[str, Any] = self.call(
+            "POST", _REFUNDS, payment_intent=intent["id"], amount=str(cents)
+        )
+        return made
+
+    def end_refund(self, refund: dict[str, Any], status: str) -> None:
+        """Let the bank decide of a refund."""
+        self.call("POST", f"{_REFUNDS}/{refund['id']}", status=status)
 
     def card(self, number: str) -> str:
         """Return the token of a card with this number."""
@@ -169,6 +203,12 @@ class Stripe:
         ) as client:
             if path == f"{_INTENTS}/search":
                 return 200, await self._search(client, dict(data)["query"])
+            if path in (_CHARGES, _REFUNDS) and "created[gte]" in dict(data):
+                return 200, await _books(client, path, dict(data))
+            if path == _REFUNDS and request.method == "POST":
+                refusal = await _refuse_refund(client, dict(data))
+                if refusal is not None:
+                    return 400, refusal
             if path.endswith("/confirm"):
                 refusal = await _choose_card(client, path, dict(data).get("payment_method"))
                 if refusal is not None:
@@ -180,7 +220,10 @@ class Stripe:
             else:
                 form = {"Content-Type": "application/x-www-form-urlencoded"}
                 answer = await client.post(path, content=urlencode(data), headers=form)
-        said = answer.json()
+            said = answer.json()
+            if path == _REFUNDS and said.get("status", self.refund_status) != self.refund_status:
+                status = {"status": self.refund_status}
+                said = (await client.post(f"{path}/{said['id']}", data=status)).json()
         if reason and answer.is_success:
             self._reasons[said["id"]] = reason
         if path.endswith(("/confirm", "/cancel")) and answer.status_code == 400:
@@ -193,7 +236,7 @@ class Stripe:
         found = re.fullmatch(r"metadata\['(\w+)'\]:'(.*)'", query)
         assert found, query
         name, value = found[1], re.sub(r"\\(.)", r"\1", found[2])
-        data = (await client.get(_INTENTS, params={"limit": 100})).json()["data"]
+        data = await _list(client, _INTENTS)
         hits = [one for one in data if one["metadata"].get(name) == value]
         return {
             "object": "search_result",
@@ -201,6 +244,47 @@ class Stripe:
             "has_more": False,
             "data": [] if self.is_search_behind else hits,
         }
+
+
+async def _list(client: httpx.AsyncClient, path: str, **wanted: str) -> list[dict[str, Any]]:
+    answer = await client.get(path, params={"limit": _ALL} | wanted)
+    found: list[dict[str, Any]] = answer.json()["data"]
+    return found
+
+
+async def _books(client: httpx.AsyncClient, path: str, wanted: dict[str, str]) -> Any:
+    """List what was made in a time, the newest first, by pages."""
+    since, until = int(wanted["created[gte]"]), int(wanted["created[lt]"])
+    found = [one for one in await _list(client, path) if since <= one["created"] < until]
+    found.sort(key=lambda one: (one["created"], one["id"]), reverse=True)
+    if path == _CHARGES:
+        # A charge has the metadata of its intent, and says what it took.
+        metadata = {one["id"]: one["metadata"] for one in await _list(client, _INTENTS)}
+        for one in found:
+            one["metadata"] = metadata.get(one["payment_intent"], {})
+            one["amount_captured"] = one["amount"] if one["status"] == "succeeded" else 0
+    after = wanted.get("starting_after")
+    first = 1 + [one["id"] for one in found].index(after) if after else 0
+    last = first + int(wanted["limit"])
+    return {
+        "object": "list",
+        "url": path,
+        "has_more": last < len(found),
+        "data": found[first:last],
+    }
+
+
+async def _refuse_refund(client: httpx.AsyncClient, wanted: dict[str, str]) -> Any:
+    """Refuse to give back more than is left of a charge."""
+    intent = (await client.get(f"{_INTENTS}/{wanted['payment_intent']}")).json()
+    given = await _list(client, _REFUNDS, payment_intent=intent["id"])
+    back = sum(one["amount"] for one in given if one["status"] not in ("failed", "canceled"))
+    left = intent["amount"] - back
+    if left == 0:
+        return error("invalid_request_error", "charge_already_refunded")
+    if int(wanted["amount"]) > left:
+        return error("invalid_request_error", None, "amount")
+    return None
 
 
 async def _choose_card(client: httpx.AsyncClient, path: str, token: str | None) -> Any:
@@ -236,6 +320,17 @@ def run_stripe(folder: Path) -> Iterator[Stripe]:
         thread.join(20)
         process.terminate()
         process.wait(20)
+
+
+def at_stripe(settings: Settings, stripe: Stripe) -> Settings:
+    """Return the settings of a shop that takes its money by Stripe."""
+    changes = {
+        "payment_gateway": "stripe",
+        "gateway_url": stripe.url,
+        "gateway_api_key": API_KEY,
+        "gateway_webhook_secret": WEBHOOK_SECRET,
+    }
+    return Settings(_env_file=None, **settings.model_dump() | changes)
 
 
 def signed(event: dict[str, Any], at: int, secret: str = WEBHOOK_SECRET) -> tuple[bytes, str]:

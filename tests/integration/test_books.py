@@ -71,16 +71,6 @@ def compare(resources, gateway, monkeypatch):
     return compare
 
 
-@pytest.fixture
-def paid(resources, place):
-    async def paid(**changes):
-        receipt = await place(**changes)
-        await charge(resources, receipt)
-        return receipt
-
-    return paid
-
-
 async def refund(resources, receipt, amount="1.00"):
     asked = await request_refund(
         str(receipt.order_id), Decimal(amount), "a", db=resources.db, queues=resources.queues

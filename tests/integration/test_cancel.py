@@ -10,11 +10,15 @@ from decimal import Decimal
 
 import pytest
 from tests.integration.life import (
+    cancel,
     charge,
     give_back,
+    give_back_after,
     given_back,
     order_of,
+    race_with_cancel,
     refund_of,
+    ship,
     state_of,
     tell,
 )
@@ -23,33 +27,17 @@ from tests.integration.test_charge import stock_of
 from orderflow import refund
 from orderflow.bull.queues import JobState
 from orderflow.bull.slots import Postponed
-from orderflow.cancel import cancel_order
 from orderflow.charge import charge_payment
-from orderflow.contract import JobName, PaymentJob, RefundJob, order_event_job, refund_job
+from orderflow.contract import JobName, PaymentJob, order_event_job, refund_job
 from orderflow.errors import (
     GatewayUnavailable,
     IllegalTransition,
     OrderNotFound,
-    RefundUnsettled,
 )
 from orderflow.invariants import count_violations
 from orderflow.reconcile import run_once
 from orderflow.refund import refunds_of
-from orderflow.resources import open_resources
-from orderflow.shipping import ship_order
 from orderflow.testing import perform_job
-
-
-async def cancel(resources, receipt, owner="user-1"):
-    return await cancel_order(
-        str(receipt.order_id), db=resources.db, queues=resources.queues, owner=owner
-    )
-
-
-async def ship(resources, receipt):
-    return await ship_order(
-        str(receipt.order_id), "Parcels", "1", db=resources.db, queues=resources.queues
-    )
 
 
 async def test_an_order_that_is_paid_is_given_back(resources, place, gateway_server, sql):
@@ -143,20 +131,9 @@ async def test_a_charge_that_may_be_under_way_is_waited_for(resources, place):
     with pytest.raises(Postponed):
         await give_back(resources, receipt, asked.refund_id)
     assert (await refund_of(resources, receipt)).status == "pending"
-    result = await _give_back(resources, asked.refund_id, receipt, timedelta())
+    result = await give_back_after(resources, receipt, asked.refund_id, timedelta())
     assert result == {"success": False, "refundId": None, "reason": "nothing was charged"}
     assert (await refund_of(resources, receipt)).status == "void"
-
-
-async def _give_back(resources, refund_id, receipt, charge_at_most):
-    job = RefundJob(refundId=refund_id, orderId=str(receipt.order_id))
-    return await refund.give_back(
-        job,
-        db=resources.db,
-        gateway=resources.gateway,
-        queues=resources.queues,
-        charge_at_most=charge_at_most,
-    )
 
 
 class SleepyGateway:
@@ -195,7 +172,7 @@ async def test_a_charge_that_comes_when_all_was_settled_is_given_back(
     await sleepy.asked.wait()
     await cancel(resources, receipt)
     first = await refund_of(resources, receipt)
-    await _give_back(resources, first.refund_id, receipt, timedelta())
+    await give_back_after(resources, receipt, first.refund_id, timedelta())
     sleepy.awake.set()
     assert (await charging)["success"] is False
 
@@ -293,15 +270,6 @@ TOKENS = ("tok_approve", "tok_approve", "tok_lost_answer", "tok_decline", "tok_5
 RUNS, AT_ONCE = 50, 10
 
 
-@pytest.fixture
-async def patient(settings, resources):
-    """Resources for many that work at once on a machine that has other things to do, too."""
-    assert resources
-    slow = {"database_timeout_ms": 30_000, "gateway_timeout_ms": 30_000}
-    async with open_resources(settings.model_copy(update=slow)) as opened:
-        yield opened
-
-
 async def test_a_cancel_at_the_same_time_as_the_charge_ends_in_one_of_two(
     patient, place, gateway_server, sql
 ):
@@ -317,7 +285,7 @@ async def test_a_cancel_at_the_same_time_as_the_charge_ends_in_one_of_two(
             items=[{"sku": "pot-glass", "quantity": 1}], paymentToken=chance.choice(TOKENS)
         )
         async with few:
-            return receipt, await _race(patient, receipt, chance)
+            return receipt, await race_with_cancel(patient, receipt, chance)
 
     races = await asyncio.gather(*map(race, range(RUNS)))
 
@@ -343,56 +311,3 @@ async def test_a_cancel_at_the_same_time_as_the_charge_ends_in_one_of_two(
     assert await stock_of(sql, "pot-glass") == before - endings["shipped"]
     violations = await count_violations(patient.db, patient.settings, 1_000)
     assert {name: count for name, count in violations.items() if count} == {}
-
-
-async def _race(resources, receipt, chance):
-    """Charge, cancel and ship at random moments; return what became of the cancel.
-
-    The refund's job runs as soon as there is one, so while the charge may be under way, too.
-    """
-
-    async def after_a_while(make, at_most_s):
-        await asyncio.sleep(chance.random() * at_most_s)
-        try:
-            return await make()
-        except IllegalTransition as error:
-            return error
-
-    async def pay():
-        for _ in range(3):
-            try:
-                return await charge(resources, receipt)
-            except GatewayUnavailable:
-                await asyncio.sleep(chance.random() * 0.02)
-        return None
-
-    async def cancel_and_settle():
-        cancelled = await cancel(resources, receipt)
-        await _settle(resources, receipt)
-        return cancelled
-
-    _, cancelled, _ = await asyncio.gather(
-        after_a_while(pay, 0.05),
-        after_a_while(cancel_and_settle, 0.25),
-        after_a_while(lambda: ship(resources, receipt), 0.35),
-    )
-    await _settle(resources, receipt)
-    return cancelled
-
-
-async def _settle(resources, receipt) -> None:
-    """Run the refunds of an order until each has its outcome."""
-    async with asyncio.timeout(60):
-        while True:
-            open_ = [
-                found
-                for found in await refunds_of(receipt.order_id, db=resources.db)
-                if found.status in ("pending", "processing")
-            ]
-            if not open_:
-                return
-            for found in open_:
-                try:
-                    await _give_back(resources, found.refund_id, receipt, timedelta(seconds=1))
-                except (RefundUnsettled, GatewayUnavailable):
-                    await asyncio.sleep(0.1)

@@ -23,32 +23,6 @@ from orderflow.reconcile import run_once
 from orderflow.refund import refunds_of, request_refund
 
 
-@pytest.fixture
-def ask(resources):
-    """Ask for a refund of an order."""
-
-    async def ask(receipt, amount=None, key="a"):
-        return await request_refund(
-            str(receipt.order_id),
-            amount and Decimal(amount),
-            key,
-            db=resources.db,
-            queues=resources.queues,
-        )
-
-    return ask
-
-
-@pytest.fixture
-def paid(resources, place):
-    async def paid(**changes):
-        receipt = await place(**changes)
-        await charge(resources, receipt)
-        return receipt
-
-    return paid
-
-
 async def test_a_part_and_then_the_rest_is_given_back(resources, paid, ask, gateway_server):
     receipt = await paid()
     charged = gateway_server.charge(receipt.payment_id)["id"]

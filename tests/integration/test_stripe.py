@@ -13,7 +13,16 @@ from uuid import uuid4
 
 import pytest
 from bullmq import UnrecoverableError
-from tests.integration.stripe_server import API_KEY, Fault, Stripe, error
+from tests.integration.stripe_server import (
+    API_KEY,
+    CAREFUL,
+    DECLINED,
+    VISA,
+    Fault,
+    Stripe,
+    at_stripe,
+    error,
+)
 
 from orderflow.bull.queues import JobState
 from orderflow.contract import PaymentMethod, order_confirmation_job, payment_failed_job
@@ -37,10 +46,6 @@ from orderflow.testing import perform_job
 
 #: Stripe's client hands httpx its forms in a way that httpx means to give up.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-VISA, DECLINED = "pm_card_visa", "pm_card_chargeCustomerFail"
-#: It asks for 3-D Secure.
-CAREFUL = "4000002760003184"
 
 
 @asynccontextmanager
@@ -458,8 +463,7 @@ def test_a_fraction_of_a_currency_without_is_refused(currency):
 
 @pytest.fixture
 def settings(settings: Settings, stripe: Stripe) -> Settings:
-    changes = {"payment_gateway": "stripe", "gateway_url": stripe.url, "gateway_api_key": API_KEY}
-    return Settings(_env_file=None, **settings.model_dump() | changes)
+    return at_stripe(settings, stripe)
 
 
 async def process(resources: Resources, receipt: Any) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from bullmq import UnrecoverableError
 from tests.conftest import SECRET, process_environment, start_program, wait_until
 from tests.integration.stripe_server import (
     API_KEY,
+    CAREFUL,
     WEBHOOK_SECRET,
     Fault,
     Stripe,
+    at_stripe,
     signed,
 )
 from tests.integration.working import until
@@ -36,18 +38,10 @@ from orderflow.testing import perform_job
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-CAREFUL = "4000002760003184"
-
 
 @pytest.fixture
 def settings(settings: Settings, stripe: Stripe) -> Settings:
-    changes = {
-        "payment_gateway": "stripe",
-        "gateway_url": stripe.url,
-        "gateway_api_key": API_KEY,
-        "gateway_webhook_secret": WEBHOOK_SECRET,
-    }
-    return Settings(_env_file=None, **settings.model_dump() | changes)
+    return at_stripe(settings, stripe)
 
 
 @pytest.fixture

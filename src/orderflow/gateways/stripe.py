@@ -134,7 +134,7 @@ class StripeGateway:
                     return known
             except RequestRefused as error:
                 if error.code == "charge_already_refunded" or error.param == "amount":
-                    return Declined(error.code or "amount")
+                    return Declined(error.code or "amount_too_large")
                 raise
             else:
                 return refund_outcome(made)

@@ -19,8 +19,12 @@ from tests.conftest import wait_until
 from tests.e2e.browser import Operator, open_browser, window
 from tests.e2e.conftest import ShopProcesses
 
+from orderflow.operations.audit import Actor
 from orderflow.resources import Resources
 from orderflow.settings import Settings
+from orderflow.webhooks.endpoints import add_endpoint
+from orderflow.webhooks.messages import EventType
+from orderflow.webhooks.targets import Targets
 
 QUEUE = "/admin/queues/payment-processing"
 PICTURES = os.environ.get("SCREENSHOTS")
@@ -43,6 +47,15 @@ def open_for_an_hour(redis: Redis, settings: Settings) -> None:
 
 async def run_into_trouble(shop: ShopProcesses, resources: Resources) -> Mapping[str, str]:
     """Have orders paid and declined, and jobs failed and delayed; return what pages are about."""
+    # The shop's workers take no such address, so that there is something to see.
+    hook = await add_endpoint(
+        "http://127.0.0.1:9/a/path/that/is/long/enough/to/need/more/than/a/phone/has?and=a-query",
+        list(EventType),
+        "stock and invoices",
+        Actor("olga", "cli"),
+        db=resources.db,
+        targets=Targets(allow_private=True),
+    )
     receipts = [shop.checkout() for _ in range(12)]
     declined = shop.checkout(paymentToken="tok_decline")
     queue = resources.queues.queue("payment-processing")
@@ -52,7 +65,7 @@ async def run_into_trouble(shop: ShopProcesses, resources: Resources) -> Mapping
     await queue.add("process-payment", data, {"jobId": "later", "delay": 3_600_000})
     shop.wait_for(receipts[-1]["orderId"], "confirmed")
     shop.wait_for(declined["orderId"], "cancelled")
-    return {"order": declined["orderId"], "job": "import-0"}
+    return {"order": declined["orderId"], "job": "import-0", "hook": str(hook.endpoint.id)}
 
 
 @pytest.fixture
@@ -95,6 +108,11 @@ async def look_at_all(operator: Operator, names: Mapping[str, str]) -> list[str]
         (f"/admin/orders/{names['order']}", f"Order {names['order']}"),
         ("/admin/queues/nope", "There is no such queue"),
         ("/admin/failures", "Failures"),
+        ("/admin/webhooks", "Webhooks"),
+        ("/admin/webhooks/add", "Add a webhook endpoint"),
+        (f"/admin/webhooks/{names['hook']}", "Webhook endpoint"),
+        (f"/admin/webhooks/{names['hook']}/deliveries/1", "Delivery 1"),
+        (f"/admin/webhooks/{names['hook']}/disable", "Disable the endpoint"),
     ):
         await operator.open(path)
         faults += await check(operator, title)

@@ -54,7 +54,7 @@ async def show_endpoint(visit: Visit) -> Response:
             "endpoint": endpoint,
             "deliveries": found[:PAGE],
             "more": len(found) > PAGE,
-            "status": status,
+            "chosen": status,
             "statuses": list(DeliveryStatus),
         }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import cast
 
 import httpx
 
@@ -92,7 +93,7 @@ _HEADERS = {
 async def _beginning(response: httpx.Response) -> str:
     """Read what will do to see what the answer says."""
     read = b""
-    async with aclosing(response.aiter_raw()) as chunks:
+    async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as chunks:
         async for chunk in chunks:
             read += chunk
             if len(read) >= _READ:

@@ -1,0 +1,161 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from decimal import Decimal
+from typing import Self, TypeVar, Unpack
+
+import httpx
+from httpx_sse import EventSource
+
+from orderflow.client import calls
+from orderflow.client.answers import LiveStatus, Order, OrderRefund, Receipt, Shipment
+from orderflow.client.calls import Call, Checkout, OrderId
+from orderflow.client.following import TIMEOUT, Following
+from orderflow.client.tries import DEADLINE_S, NO_ANSWER, Again, Outcome, Tries
+
+T = TypeVar("T")
+
+Token = str | Callable[[], str | Awaitable[str]]
+
+
+class Orders:
+    """The orders of one user at the shop at `url`, or all of them for an admin.
+
+    `token` is the user's bearer token, or what returns one: it is asked before each try, so that
+    it may renew what expired. `deadline_s` is how long a call may take with all of its tries.
+    `http` brings proxies and certificates of your own, and is yours to close: one for all users
+    of a process spares each a connection. Use this as an async context, or `aclose` it.
+
+    Every call raises Problem where the shop refuses, Unanswered where it did not answer in time,
+    and UnreadableAnswer where another server answered; each is an OrderflowError.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        *,
+        deadline_s: float = DEADLINE_S,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._deadline_s = deadline_s
+        self._http = http or httpx.AsyncClient()
+        self._http_is_ours = http is None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_raised: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, unless they were given."""
+        if self._http_is_ours:
+            await self._http.aclose()
+
+    async def checkout(
+        self, *, idempotency_key: str | None = None, **wanted: Unpack[Checkout]
+    ) -> Receipt:
+        """Place an order. It is charged in the background: see `events`, or ask for `order`.
+
+        However often this has to try, it makes one order. With an `idempotency_key` of your own,
+        as the id of a cart, so do calls after an Unanswered, or a crash of yours.
+        """
+        return await self._ask(calls.checkout(**wanted, idempotency_key=idempotency_key))
+
+    async def order(self, order_id: OrderId) -> Order:
+        """Return how an order is now."""
+        return await self._ask(calls.order(order_id))
+
+    async def orders(self, *, status: str | None = None) -> AsyncIterator[Order]:
+        """Give the orders, newest first, of this status if one is named. Pages come as needed."""
+        cursor: str | None = None
+        while True:
+            page = await self._ask(calls.orders(status, cursor))
+            for order in page.orders:
+                yield order
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def events(
+        self, order_id: OrderId, *, after: str | None = None
+    ) -> AsyncIterator[LiveStatus]:
+        """Give how an order is, then each change, until there is no more to come of it.
+
+        A connection that is lost is made again, and goes on where it was. To go on from an
+        earlier run name the `event_id` of its last status as `after`.
+        """
+        following = Following(order_id, after, self._deadline_s)
+        while not following.ended:
+            request = await self._request(following.next_call(), TIMEOUT)
+            try:
+                async with aclosing(await self._http.send(request, stream=True)) as response:
+                    if following.opens(response):
+                        async for sent in EventSource(response).aiter_sse():
+                            if (status := following.take(sent, response)) is not None:
+                                yield status
+                    else:
+                        await response.aread()
+                    outcome: Outcome = response
+            except NO_ANSWER as error:
+                outcome = error
+            await asyncio.sleep(following.closed(outcome))
+
+    async def cancel(self, order_id: OrderId) -> Order:
+        """Cancel an order of the user's own, until it is shipped; return how it is then."""
+        return await self._ask(calls.cancel(order_id))
+
+    async def refund(
+        self,
+        order_id: OrderId,
+        amount: Decimal | None = None,
+        *,
+        reason: str = "",
+        idempotency_key: str | None = None,
+    ) -> OrderRefund:
+        """Have money given back, for admins: an amount, or all that is left.
+
+        The same key gets the same refund. The reason is for the audit log, here and below.
+        """
+        return await self._ask(calls.refund(order_id, amount, reason, idempotency_key))
+
+    async def ship(
+        self, order_id: OrderId, carrier: str, tracking_number: str, *, reason: str = ""
+    ) -> Shipment:
+        """Say that an order is on its way, for admins."""
+        return await self._ask(calls.ship(order_id, carrier, tracking_number, reason))
+
+    async def deliver(self, order_id: OrderId, *, reason: str = "") -> Shipment:
+        """Say that an order has come, for admins."""
+        return await self._ask(calls.deliver(order_id, reason))
+
+    async def _ask(self, call: Call[T]) -> T:
+        tries = Tries(call, self._deadline_s)
+        while True:
+            verdict = tries.judge(await self._try(call, tries.step_s))
+            if not isinstance(verdict, Again):
+                return verdict
+            await asyncio.sleep(verdict.wait_s)
+
+    async def _try(self, call: Call[T], step_s: float) -> Outcome:
+        request = await self._request(call, step_s)
+        try:
+            return await self._http.send(request)
+        except NO_ANSWER as error:
+            return error
+
+    async def _request(self, call: Call[T], limits: float | httpx.Timeout) -> httpx.Request:
+        token = self._token() if callable(self._token) else self._token
+        if not isinstance(token, str):
+            token = await token
+        return call.request(self._http, self._url, token, limits)

@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test chaos bench check audit lock upgrade-check format clean node prometheus chromium
+.PHONY: help run test chaos bench check audit lock upgrade-check format clean node prometheus chromium balancers
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -16,7 +16,7 @@ help: ## Show the targets
 run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends after the first order
 	@$(BIN)/orderflow up $(if $(shell command -v prometheus),--monitoring) $(ARGS)
 
-test: $(VENV)/.dev node prometheus chromium ## Set up and run all tests
+test: $(VENV)/.dev node prometheus chromium balancers ## Set up and run all tests
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: $(VENV)/.dev ## Break a running shop in all ways there are, and count every order; ARGS="--runs 5"
@@ -108,3 +108,10 @@ prometheus:
 		echo "Installing Prometheus from the system's packages"; \
 		apt-get update -q && apt-get install -y -q --no-install-recommends prometheus; \
 		service prometheus stop || true; }
+
+# Both start themselves where they are packages: the tests run those of deploy/, on ports of their own.
+balancers:
+	@PATH=$$PATH:/usr/sbin; { command -v haproxy && command -v nginx; } > /dev/null || { \
+		echo "Installing HAProxy and nginx from the system's packages"; \
+		apt-get update -q && apt-get install -y -q --no-install-recommends haproxy nginx-light; \
+		service haproxy stop || true; service nginx stop || true; }

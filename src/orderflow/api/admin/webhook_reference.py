@@ -56,7 +56,11 @@ def webhook_schemas() -> dict[str, Json]:
     return {
         **schemas_of(WebhookSecret, WebhookDelivery),
         "AddWebhookBody": body_schema(requests.AddWebhookBody),
-        "EventType": {"type": "string", "enum": [event.value for event in EventType]},
+        "EventType": {
+            "type": "string",
+            "description": EventType.__doc__,
+            "enum": [event.value for event in EventType],
+        },
         "WebhookEndpointList": list_of("All endpoints.", "endpoints", "WebhookEndpoint"),
         "WebhookDeliveryList": list_of(
             "What an endpoint is told, the newest first.", "deliveries", "WebhookDelivery"

@@ -137,7 +137,7 @@ def retry_after_s(headers: httpx.Headers, now: datetime) -> float:
         return float(given)
     try:
         moment = parsedate_to_datetime(given)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -215,6 +215,7 @@ def test_types_are_stable() -> None:
         "total-too-large": 422,
         "idempotency-key-reused": 422,
         "too-many-requests": 429,
+        "too-many-streams-of-user": 429,
         "head-too-large": 431,
         "internal-error": 500,
         "webhooks-not-set-up": 503,
@@ -222,6 +223,7 @@ def test_types_are_stable() -> None:
         "redis-unavailable": 503,
         "too-many-checkouts": 503,
         "too-many-connections": 503,
+        "too-many-streams": 503,
         "payments-behind": 503,
         "signing-keys-unavailable": 503,
     }

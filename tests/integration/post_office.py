@@ -20,6 +20,8 @@ class PostOffice:
     """What came in, and what is answered. The hooks are aiosmtpd's."""
 
     port: int = 0
+    #: Whether it says that it takes commands together, as most servers do. It does in any case.
+    says_pipelining: bool = False
     #: Answers in place of the usual ones, by the command.
     answers: dict[str, str] = field(default_factory=dict)
     #: While it is not set, no mail is taken.
@@ -36,7 +38,7 @@ class PostOffice:
     ) -> list[str]:
         session.host_name = name
         self.connected.add(server)
-        return said
+        return [*said[:-1], "250-PIPELINING", said[-1]] if self.says_pipelining else said
 
     async def handle_MAIL(  # noqa: N802
         self, _s: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
@@ -80,7 +82,7 @@ async def open_post_office(
     """Give a server on a loopback port. With `tls` it wants TLS: from the first byte on where
     `implicit`, else by STARTTLS. With a `password` it wants the user `shop` to sign in.
     """
-    office = PostOffice()
+    office = PostOffice(says_pipelining=options.pop("says_pipelining", False))
     office.open.set()
     implicit = options.pop("implicit", False)
 

@@ -30,9 +30,9 @@ MAIL = Message("ada@shop.example", "Hello", "Hello.", "<p>Hello.</p>", "order-co
 SMS = Message("+4915112345678", "", "Hello, 12,34 €", reference="order-confirmation.1")
 
 
-@pytest.fixture
-async def office() -> AsyncIterator[PostOffice]:
-    async with open_post_office() as office:
+@pytest.fixture(params=[False, True], ids=["one by one", "pipelining"])
+async def office(request: pytest.FixtureRequest) -> AsyncIterator[PostOffice]:
+    async with open_post_office(says_pipelining=request.param) as office:
         yield office
 
 
@@ -122,6 +122,70 @@ async def test_a_server_that_hangs_is_left_and_the_next_mail_has_a_connection_of
     assert "<order-confirmation.2@shop.example>" in {
         str(mail["Message-ID"]).strip() for mail in office.mails
     }
+
+
+async def test_dots_at_the_beginning_of_lines_stay_as_they_are(office: PostOffice) -> None:
+    text = ".\n..\n.hidden\nend."
+    async with mailing(office) as sender:
+        await sender.send(replace(MAIL, text=text, html=None))
+        await sender.send(MAIL)
+    assert office.mails[0].get_content() == f"{text}\n".replace("\n", "\r\n")
+    assert len(office.mails) == 2
+
+
+@asynccontextmanager
+async def answering(*answers: bytes) -> AsyncIterator[int]:
+    """Give the port of a server that greets, gives these answers to what comes, and hangs up."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        writer.write(b"220 office\r\n")
+        for answer in answers:
+            await reader.read(65_536)
+            for part in answer.split(b"|"):
+                writer.write(part)
+                # The client reads what there is before the rest comes.
+                await asyncio.sleep(0.01)
+        writer.close()
+
+    serving: list[asyncio.Task[None] | None] = []
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.gather(*filter(None, serving))
+
+
+HELLO = b"250-office\r\n250 PIPELINING\r\n"
+
+
+async def test_answers_may_come_in_any_pieces() -> None:
+    together = b"2|50-sender\r\n25|0 ok\r\n250 2.1.5 ok\r|\n354 go on\r\n"
+    async with answering(HELLO, together, b"250-2.0.0\r\n250|\r\n", b"221 bye\r\n") as port:
+        sender = SmtpSender(Settings(_env_file=None, smtp_port=port))
+        await sender.send(MAIL)
+        await sender.close()
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "reason"),
+    [
+        ([b"250 ok\r\n550 5.1.1 nobody\r\n354 go on\r\n"], AddressRefused, "SMTP 550 5.1.1"),
+        ([b"250 ok\r\n250 ok\r\n451 4.3.0 later\r\n"], SenderUnavailable, "SMTP 451 4.3.0"),
+        ([b"250 ok\r\n"], SenderUnavailable, "SMTPServerDisconnected"),
+        ([b"250-" + b"x" * 40_000], SenderUnavailable, "SMTPServerDisconnected"),
+        ([b"what?\r\n"], SenderUnavailable, "SMTPServerDisconnected"),
+    ],
+    ids=["no recipient", "no mail", "no more", "no end", "no sense"],
+)
+async def test_a_server_that_answers_otherwise_is_left(
+    answers: list[bytes], error: type[Exception], reason: str
+) -> None:
+    async with answering(HELLO, *answers) as port:
+        sender = SmtpSender(Settings(_env_file=None, smtp_port=port, smtp_timeout_ms=5_000))
+        with pytest.raises(error) as failed:
+            await sender.send(MAIL)
+        assert failed.value.fields["reason"] == reason  # type: ignore[attr-defined]
+        await sender.close()
 
 
 async def test_a_server_that_is_away_is_an_attempt() -> None:

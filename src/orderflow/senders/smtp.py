@@ -45,7 +45,7 @@ class SmtpSender:
         # answer what it was told: the address, and the password.
         try:
             async with asyncio.timeout(self._timeout_ms / 1000):
-                await self._hand_over(mail, _in_ascii(message.recipient))
+                await self._pool.deliver(self._sender, _in_ascii(message.recipient), mail)
         except aiosmtplib.SMTPResponseException as error:
             raise _refusal(error) from None
         except aiosmtplib.SMTPNotSupported:
@@ -58,12 +58,6 @@ class SmtpSender:
         except (aiosmtplib.SMTPException, OSError) as error:
             raise SenderUnavailable(channel="mail", reason=_told(error)) from None
         return message_id(message, self._domain)
-
-    async def _hand_over(self, mail: bytes, recipient: str) -> None:
-        options = [] if recipient.isascii() else ["SMTPUTF8"]
-        async with self._pool.mail_from(self._sender, options) as connection:
-            await connection.rcpt(recipient, encoding="utf-8")
-            await connection.data(mail)
 
     async def close(self) -> None:
         """Take leave of the server."""

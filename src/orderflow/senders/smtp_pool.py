@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import aiosmtplib
 
+from orderflow.senders.smtp_line import SmtpLine
 from orderflow.settings import Settings
 
 #: Mail servers close a connection that rests for some minutes; until then it is good.
@@ -26,7 +26,7 @@ class SmtpPool:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._room = asyncio.Semaphore(settings.smtp_connections)
-        self._idle: list[tuple[float, aiosmtplib.SMTP]] = []
+        self._idle: list[tuple[float, SmtpLine]] = []
         self._tls = (
             None
             if settings.smtp_security == "none"
@@ -34,28 +34,25 @@ class SmtpPool:
         )
         self._own_name: str | None = None
 
-    @asynccontextmanager
-    async def mail_from(
-        self, sender: str, options: Sequence[str]
-    ) -> AsyncIterator[aiosmtplib.SMTP]:
-        """Give a connection on which a mail of `sender` has begun. An error closes it.
+    async def deliver(self, sender: str, recipient: str, mail: bytes) -> None:
+        """Hand a mail over, whose lines end with CRLF. An error closes its connection.
 
         Raises what aiosmtplib does.
         """
         async with self._room:
-            connection = await self._begin(sender, options)
+            line = await self._begin(sender, recipient)
             try:
-                yield connection
+                await line.finish(mail)
             except BaseException:
-                connection.close()
+                line.close()
                 raise
-            self._idle.append((time.monotonic(), connection))
+            self._idle.append((time.monotonic(), line))
 
-    async def _begin(self, sender: str, options: Sequence[str]) -> aiosmtplib.SMTP:
+    async def _begin(self, sender: str, recipient: str) -> SmtpLine:
         while (rested := self._take_rested()) is not None:
             # The server may have closed it, and nothing of the mail is out yet.
             try:
-                await _say(rested, sender, options)
+                await _say(rested, sender, recipient)
             except aiosmtplib.SMTPServerDisconnected:
                 continue
             except aiosmtplib.SMTPResponseException as error:
@@ -63,20 +60,20 @@ class SmtpPool:
                     raise
             else:
                 return rested
-        connection = await self._connect()
-        await _say(connection, sender, options)
-        return connection
+        line = await self._connect()
+        await _say(line, sender, recipient)
+        return line
 
-    def _take_rested(self) -> aiosmtplib.SMTP | None:
+    def _take_rested(self) -> SmtpLine | None:
         oldest = time.monotonic() - _RESTED_S
         while self._idle:
-            since, connection = self._idle.pop()
-            if since > oldest and connection.is_connected:
-                return connection
-            connection.close()
+            since, line = self._idle.pop()
+            if since > oldest and line.is_open:
+                return line
+            line.close()
         return None
 
-    async def _connect(self) -> aiosmtplib.SMTP:
+    async def _connect(self) -> SmtpLine:
         settings = self._settings
         password = settings.smtp_password
         connection = aiosmtplib.SMTP(
@@ -91,30 +88,32 @@ class SmtpPool:
             tls_context=self._tls,
             timeout=None,
         )
-        await connection.connect()
-        self._own_name = connection.local_hostname
-        return connection
+        try:
+            await connection.connect()
+            self._own_name = connection.local_hostname
+            if connection.is_ehlo_or_helo_needed:
+                await connection.ehlo()
+            return SmtpLine.take_over(connection)
+        except BaseException:
+            connection.close()
+            raise
 
     async def close(self) -> None:
         """Take leave of the server on every connection that rests, for a second at most."""
-        rested = [connection for _, connection in self._idle]
+        rested = [line for _, line in self._idle]
         self._idle.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
-                leaves = (connection.quit() for connection in rested)
+                leaves = (line.leave() for line in rested)
                 await asyncio.gather(*leaves, return_exceptions=True)
-        for connection in rested:
-            connection.close()
+        for line in rested:
+            line.close()
 
 
-async def _say(connection: aiosmtplib.SMTP, sender: str, options: Sequence[str]) -> None:
+async def _say(line: SmtpLine, sender: str, recipient: str) -> None:
     """Begin a mail; a connection on which that fails is closed."""
     try:
-        if connection.is_ehlo_or_helo_needed:
-            await connection.ehlo()
-        if options and not all(map(connection.supports_extension, options)):
-            raise aiosmtplib.SMTPNotSupported(" ".join(options))
-        await connection.mail(sender, options=options, encoding="utf-8")
+        await line.begin(sender, recipient)
     except BaseException:
-        connection.close()
+        line.close()
         raise

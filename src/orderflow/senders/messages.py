@@ -27,10 +27,38 @@ _SHIPPED = "en"
 
 
 class _Environment(jinja2.Environment):
-    """Gives all templates the same globals, since ours have none of their own.
+    """Gives all templates the same globals, and finds each by its name alone.
 
-    Jinja chains dictionaries for each, and goes through the chain for every message and include.
+    Jinja chains dictionaries for each template, and goes through the chain for every message and
+    include; and it looks for what is included under a lock, each time.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._found: dict[str, jinja2.Template] = {}
+
+    def get_template(
+        self,
+        name: str | jinja2.Template,
+        parent: str | None = None,
+        globals: MutableMapping[str, Any] | None = None,  # noqa: A002 - the name is Jinja's
+    ) -> jinja2.Template:
+        """Return the template of that name."""
+        if not isinstance(name, str):
+            return name
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = super().get_template(name, parent, globals)
+        return found
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return what a dictionary has under that name, which Jinja tries last, or an attribute."""
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        try:
+            return getattr(obj, attribute)
+        except AttributeError:
+            return super().getattr(obj, attribute)
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         """Return the globals of the environment."""
@@ -64,7 +92,7 @@ class Templates:
         own = [jinja2.FileSystemLoader(folder)] if folder else []
         self._environment = _Environment(
             loader=jinja2.ChoiceLoader([*own, jinja2.PackageLoader("orderflow", "templates")]),
-            autoescape=jinja2.select_autoescape(["html.jinja"], default=False),
+            autoescape=_is_html,
             undefined=jinja2.StrictUndefined,
             # To look at the files for each message costs more than to fill them.
             auto_reload=False,
@@ -156,6 +184,10 @@ class Templates:
         if found is None:
             return None
         return self._environment.get_template(found)
+
+
+def _is_html(name: str | None) -> bool:
+    return name is not None and name.lower().endswith(".html.jinja")
 
 
 def _money(amount: Decimal, currency: str, mark: str = ".") -> str:

@@ -7,9 +7,9 @@ a notification. So it is asked for what is not plain, and the mail is put togeth
 from __future__ import annotations
 
 import re
-from binascii import b2a_qp
+from binascii import b2a_base64, b2a_qp
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.header import Header
 from email.policy import SMTP
 from email.utils import format_datetime
 from secrets import token_hex
@@ -18,6 +18,9 @@ from orderflow.senders import Message
 
 #: A subject that stands in its header as it is, on one line; not what reads as if it were encoded.
 _PLAIN = re.compile(r"(?!.*=\?)[!-~](?:[ -~]{0,64}[!-~])?")
+
+#: Bytes that with their encoding, and `Subject: ` before them, stay within 76 characters.
+_PIECE = 39
 
 
 def write_mail(message: Message, from_header: str, domain: str) -> bytes:
@@ -59,7 +62,24 @@ def write_from(sender: str) -> str:
 def _in_a_header(subject: str) -> str:
     if _PLAIN.fullmatch(subject):
         return subject
-    return Header(subject, "utf-8", header_name="Subject").encode(linesep="\r\n")
+    return "\r\n ".join(map(_encoded, _pieces(subject)))
+
+
+def _pieces(text: str) -> Iterator[bytes]:
+    """Cut a text into pieces of whole characters, each short enough for a line of a header."""
+    piece = b""
+    for character in text:
+        encoded = character.encode()
+        if len(piece) + len(encoded) > _PIECE:
+            yield piece
+            piece = b""
+        piece += encoded
+    if piece:
+        yield piece
+
+
+def _encoded(piece: bytes) -> str:
+    return f"=?utf-8?b?{b2a_base64(piece, newline=False).decode()}?="
 
 
 def _part(subtype: str, text: str) -> bytes:

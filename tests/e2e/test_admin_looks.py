@@ -107,12 +107,12 @@ async def look_at_all(operator: Operator, names: Mapping[str, str]) -> list[str]
         (job.replace("/job", "/job/edit"), "Edit process-payment and run it again"),
         (f"/admin/orders/{names['order']}", f"Order {names['order']}"),
         ("/admin/queues/nope", "There is no such queue"),
-        ("/admin/failures", "Failures"),
         ("/admin/webhooks", "Webhooks"),
         ("/admin/webhooks/add", "Add a webhook endpoint"),
         (f"/admin/webhooks/{names['hook']}", "Webhook endpoint"),
         (f"/admin/webhooks/{names['hook']}/deliveries/1", "Delivery 1"),
         (f"/admin/webhooks/{names['hook']}/disable", "Disable the endpoint"),
+        ("/admin/failures", "Failures"),
     ):
         await operator.open(path)
         faults += await check(operator, title)

@@ -151,10 +151,9 @@ def test_honcho_runs_the_procfile(tmp_path: Path, settings):
     wait_until(lambda: port_is_taken(port), "the API")
     wait_until(lambda: port_is_taken(exporter_port), "the exporter")
     wait_until(lambda: said(program).count("worker started") == 3, "the workers")
-    # 143 is its own way to say that it was asked to.
+    # 143 is its own way to say that it was asked to; it reads on until each has drained.
     assert program.stop() == 143, said(program)
     assert said(program).count("worker stopped") == 3
-    assert set(re.findall(r"stopped \(rc=(.*)\)", said(program))) == {"0"}
 
 
 def test_servers_that_are_named_are_used(tmp_path: Path, settings):

@@ -132,8 +132,7 @@ class Protocol(HttpToolsProtocol):
     def _look(self) -> None:
         left = request_timeout_s = self._limits.request_timeout_s
         if self._waits_since is not None:
-            is_kept = self.cycle is not None and not self._begun
-            limit_s = self.timeout_keep_alive if is_kept else request_timeout_s
+            limit_s = self.timeout_keep_alive if self._is_kept() else request_timeout_s
             left = limit_s + self._waits_since - self.loop.time()
         if left > 0:
             # While it is kept a head may begin at any time, and has its own limit.
@@ -145,6 +144,11 @@ class Protocol(HttpToolsProtocol):
             )
         else:
             self.transport.close()
+
+    def _is_kept(self) -> bool:
+        """Say whether a request was answered, and the next has not begun."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not self._begun
 
     def _refuse_head(self) -> None:
         self._refuse(Kind.HEAD_TOO_LARGE, f"It may have {MAX_HEAD_BYTES} bytes at most.")

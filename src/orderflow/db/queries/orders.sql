@@ -20,18 +20,24 @@ LIMIT $3
 -- name: live_orders
 -- array: order ids. How far each is, with the times that its rows know: its events but for those of
 -- refunds, by kind; and its refunds, with how many steps they made and how many are still open.
+-- Each row is found by itself, by LIMIT: asked for by `= ANY`, many would be compared with all ids.
 SELECT
-    a.n, o.id, o.user_id, o.status, o.created_at,
-    p.status AS payment_status, p.decline_reason, p.updated_at AS payment_updated_at,
-    e.events,
+    a.n, o.*, p.*, e.events,
     r.refunds, r.steps AS refund_steps, r.open AS refunds_open, r.updated_at AS refunds_updated_at
-FROM unnest($1::uuid[]) WITH ORDINALITY AS a(id, n)
-JOIN orders o USING (id)
-JOIN payments p ON p.order_id = o.id
+FROM unnest($1::uuid[]) WITH ORDINALITY AS a(order_id, n)
+CROSS JOIN LATERAL (
+    SELECT id, user_id, status, created_at FROM orders WHERE id = a.order_id LIMIT 1
+) o
+CROSS JOIN LATERAL (
+    SELECT status AS payment_status, decline_reason, updated_at AS payment_updated_at
+    FROM payments
+    WHERE order_id = a.order_id
+    LIMIT 1
+) p
 CROSS JOIN LATERAL (
     SELECT jsonb_object_agg(kind, details || jsonb_build_object('at', at)) AS events
     FROM order_events
-    WHERE order_id = o.id AND refund_id IS NULL
+    WHERE order_id = a.order_id AND refund_id IS NULL
 ) e
 CROSS JOIN LATERAL (
     SELECT
@@ -44,10 +50,5 @@ CROSS JOIN LATERAL (
         count(*) FILTER (WHERE status IN ('pending', 'processing')) AS open,
         max(updated_at) AS updated_at
     FROM refunds
-    WHERE order_id = o.id
+    WHERE order_id = a.order_id
 ) r
-WHERE o.id = ANY($1) AND p.order_id = ANY($1)
-
--- name: known_orders
--- order ids. Those of them that there are.
-SELECT id FROM orders WHERE id = ANY($1::uuid[])

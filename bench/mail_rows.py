@@ -87,7 +87,7 @@ MAIL_ROWS = [
         "mails",
         "Node bullmq 6.7, pg and nodemailer's pool",
         "orderflow worker",
-        [rate("mails", "mails/s", 0.7, 1)],
+        [rate("mails", "mails/s", 1.5, 2)],
         _open_mails,
     ),
 ]

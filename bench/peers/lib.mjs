@@ -20,7 +20,8 @@ export const PRIORITY_HIGH = 1;
 
 // Lines go out in blocks: pino's fastest way.
 export const log = pino(
-  { level: LOG_LEVEL },
+  // pino has a shorter word for it than Python.
+  { level: LOG_LEVEL === 'warning' ? 'warn' : LOG_LEVEL },
   pino.destination({ dest: 2, sync: false, minLength: 4096 }),
 );
 

@@ -6,11 +6,19 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 from tests.conftest import SECRET
 from tests.e2e.conftest import ShopProcesses
 
 from orderflow.client import LiveStatus, Orders, SyncOrders
 from orderflow.sandbox.tokens import make_token
+
+
+@pytest.fixture
+def shop(closed_shop: ShopProcesses) -> ShopProcesses:
+    """A shop with as many processes as an order needs to be paid."""
+    closed_shop.start("payment", "api")
+    return closed_shop
 
 
 def token(user: str = "user-1", *, admin: bool = False) -> str:

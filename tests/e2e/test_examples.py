@@ -30,6 +30,13 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture
+def shop(closed_shop: ShopProcesses) -> ShopProcesses:
+    """A shop with as many processes as an order needs to be paid."""
+    closed_shop.start("payment", "api")
+    return closed_shop
+
+
+@pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start an example that is a server, and give a client of it."""
     started: list[tuple[subprocess.Popen[bytes], httpx.Client]] = []
@@ -64,8 +71,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         process.wait(30)
 
 
-def test_a_shop_on_fastapi(shop: ShopProcesses, serve: Serve, sql: Any) -> None:
-    assert sql
+def test_a_shop_on_fastapi(shop: ShopProcesses, serve: Serve) -> None:
     port = free_port()
     client = serve(
         *("-m", "uvicorn", "--app-dir", "examples", "fastapi_shop:app", "--port", str(port)),
@@ -133,7 +139,7 @@ async def test_a_nightly_script(shop: ShopProcesses, sql: Any) -> None:
     assert quiet.returncode == 0, quiet.stderr
     assert "1 cancelled, 0 stuck" in quiet.stdout
     assert f"cancelled {declined} 34.00 EUR: insufficient_funds" in quiet.stdout
-    shop.stop("payment", "order")
+    shop.stop("payment")
     stuck = shop.checkout()["orderId"]
     await sql.execute(
         "UPDATE orders SET created_at = now() - interval '2 hours' WHERE id = $1", stuck

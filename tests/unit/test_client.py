@@ -223,6 +223,12 @@ def test_a_refund_is_in_cents() -> None:
     assert "amount" not in json.loads(sent(whole).content)
 
 
+@pytest.mark.parametrize("client", [Orders, SyncOrders])
+def test_an_address_without_its_scheme_is_told_at_once(client: Any) -> None:
+    with pytest.raises(ValueError, match="url: it must begin with http:// or https://"):
+        client("shop.example:8000", TOKEN)
+
+
 @pytest.mark.parametrize("bad", ["", " ", "two\nlines", "Zoë", "a\x00b"])
 def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(bad: str) -> None:
     with pytest.raises(ValueError, match=r"^token: it must be printable ASCII, and not empty$"):
@@ -280,7 +286,8 @@ def test_a_problem_says_all_that_the_shop_said() -> None:
     }
     assert problem.members == {"sku": "cup-stone"}
     assert str(problem) == (
-        "GET /api/orders was answered 409: There are not 3 of 'cup-stone' left."
+        "GET /api/orders was answered 409: There are not 3 of 'cup-stone' left "
+        "(/items/0/quantity, /items/1/quantity)."
     )
 
 

@@ -85,6 +85,13 @@ class Call(Generic[T]):
         return self.read(response)
 
 
+def checked_url(url: str) -> str:
+    """Return the address of a shop, for paths to follow. Raises ValueError."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("url: it must begin with http:// or https://")
+    return url.rstrip("/")
+
+
 def checkout(
     *,
     items: Mapping[str, int],

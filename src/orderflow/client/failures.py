@@ -90,7 +90,7 @@ def problem_of(response: httpx.Response) -> Problem:
         type=body.type,
         title=title,
         detail=detail,
-        reason=detail.rstrip("."),
+        reason=detail.rstrip(".") + (f" ({', '.join(errors)})" if errors else ""),
         errors=errors,
         members=members,
     )

@@ -31,7 +31,8 @@ class Orders:
     of a process spares each a connection. Use this as an async context, or `aclose` it.
 
     Every call raises Problem where the shop refuses, Unanswered where it did not answer in time,
-    and UnreadableAnswer where another server answered; each is an OrderflowError.
+    and UnreadableAnswer where another server answered; each is an OrderflowError. A `url` or a
+    token that is not usable is a ValueError.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Orders:
         deadline_s: float = DEADLINE_S,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._url = url.rstrip("/")
+        self._url = calls.checked_url(url)
         self._token = token
         self._deadline_s = deadline_s
         self._http = http or httpx.AsyncClient()

@@ -115,6 +115,7 @@ class OrderStreams:
         #: By the id of the order, as messages have it.
         self._followers: dict[str, list[Follower]] = {}
         self._is_listening = False
+        self._hears = False
         self._look_at = 0.0
 
     @contextmanager
@@ -169,13 +170,16 @@ class OrderStreams:
     async def _keep_listening(self) -> None:
         """Tell all who follow, until nobody does or the process is about to stop."""
         self._look_at = time.monotonic() + LOOK_EVERY_S
+        # Looked at without a message: in parts while there are messages, which need not wait for all.
+        unasked: Iterator[str] = iter(())
         try:
             while self._followers and not self._leaving.begun:
-                changed = await self._changed()
+                some = set(islice(unasked, _AT_ONCE if self._hears else None))
+                changed = await self._changed(0 if some else _TICK_S)
+                await self._tell((changed | some) & self._followers.keys())
                 if time.monotonic() >= self._look_at:
                     self._look_at = time.monotonic() + LOOK_EVERY_S
-                    changed = set(self._followers)
-                await self._tell(changed & self._followers.keys())
+                    unasked = iter(list(self._followers))
         finally:
             self._is_listening = False
             for followers in self._followers.values():
@@ -183,16 +187,18 @@ class OrderStreams:
                     follower.wake()
             await self._listener.close()
 
-    async def _changed(self) -> set[str]:
-        """Return which orders are said to have changed, after a wait for the first."""
+    async def _changed(self, wait_s: float) -> set[str]:
+        """Return which orders are said to have changed; wait so long for the first of them."""
         beginnings = self._listener.beginnings
         try:
-            changed = await self._listener.heard(_TICK_S)
+            changed = await self._listener.heard(wait_s)
         except (RedisError, OSError) as error:
             log.debug("changes not heard", reason=type(error).__name__)
+            self._hears = False
             self._look_again_in(LOOK_WHILE_AWAY_EVERY_S)
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(wait_s)
             return set()
+        self._hears = True
         if self._listener.beginnings != beginnings:
             # While nobody listened nobody told, and it takes them a moment to find out.
             self._look_again_in(2 * QUIET_S)

@@ -121,7 +121,8 @@ class ChangesListener:
         ids: set[str] = set()
         message = await ear.get_message(timeout=wait_s)
         if message is None:
-            await self._ask_for_a_sign(ear)
+            if wait_s:
+                await self._ask_for_a_sign(ear)
             return ids
         self._silences = 0
         for _ in range(_MOST_MESSAGES):

@@ -170,7 +170,7 @@ class OrderStreams:
     async def _keep_listening(self) -> None:
         """Tell all who follow, until nobody does or the process is about to stop."""
         self._look_at = time.monotonic() + LOOK_EVERY_S
-        # Looked at without a message: in parts while there are messages, which need not wait for all.
+        # Looked at without a message: in parts, so that a message need not wait for all of them.
         unasked: Iterator[str] = iter(())
         try:
             while self._followers and not self._leaving.begun:

@@ -176,7 +176,7 @@ async def _measure(db: Database, sql: Connection, postgres: psutil.Process, name
     async def place() -> None:
         await db.fetch("place_orders", *_checkouts(), Decimal("9999999999.99"))
 
-    ids = await sql.fetch("SELECT id, user_id FROM orders TABLESAMPLE SYSTEM (1) LIMIT 50000")
+    ids = await sql.fetch("SELECT id, user_id FROM orders TABLESAMPLE BERNOULLI (1)")
     users = [row["user_id"] for row in ids]
     placing = await _cost(postgres, place, _BATCHES, _BATCH)
     by_id = await _cost(

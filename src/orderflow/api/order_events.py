@@ -27,14 +27,14 @@ HEARTBEAT_S = 15.0
 #: When a client is to come again whose stream was cut: not all of them at once.
 _RETRY_MS = (1_000, 5_000)
 
-_HEADERS = [
+_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     # nginx would keep events until it has a buffer full of them.
     (b"x-accel-buffering", b"no"),
     # A process that is about to stop ends its streams: the next one is to go to another.
     (b"connection", b"close"),
-]
+)
 _HEARTBEAT = b":\n\n"
 
 
@@ -108,7 +108,9 @@ class _Stream:
 
         It ends early where the process is about to stop, and with the token.
         """
-        await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        # A list of its own: the middleware adds to it.
+        head = {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
+        await self._send(head)
         if not only_head:
             await self._write(f"retry: {random.randint(*_RETRY_MS)}\n\n".encode())  # noqa: S311
             if not await self._follow(progress):

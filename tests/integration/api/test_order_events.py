@@ -92,6 +92,7 @@ async def test_an_order_is_followed_to_its_end(server: Server, resources: Resour
     async with server.follow(receipt.order_id, seen=end.id) as over:
         assert (over.answer.status_code, await over.answer.aread()) == (204, b"")
     async with server.follow(receipt.order_id) as anew:
+        assert anew.answer.headers.get_list("X-Content-Type-Options") == ["nosniff"]
         assert [event.name for event in await anew.rest()] == ["status", "end"]
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
 import asyncpg
 import pytest
+from tests.conftest import process_environment
 from tests.integration.conftest import PlaceOrder
 from tests.integration.kept import (
     PERSON,
@@ -160,3 +167,33 @@ async def test_an_order_of_a_forgotten_person_can_still_be_told(forget, resource
     await forget()
     told = await tell(resources, "order-confirmation", receipt)
     assert told == {"success": True, "sent": []}
+
+
+async def test_the_command_says_what_is_forgotten_and_asks(resources, sql, settings, tmp_path):
+    async def command(*args: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "orderflow.cli", "forget", PERSON["user"], *args],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], **process_environment(settings)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    receipt = await live_an_order(resources, sql)
+    await sql.execute("UPDATE orders SET status = 'shipped'")
+    refused = await command("--yes")
+    assert (refused.returncode, f"{receipt.order_id} (shipped)" in refused.stderr) == (1, True)
+    await sql.execute("UPDATE orders SET status = 'delivered'")
+    assert "would lose the person" in (await command("--dry-run")).stdout
+    asked = await command()
+    assert (asked.returncode, "say --yes" in asked.stderr) == (2, True)
+    assert found_of_person(await all_rows(sql)) == set(PERSON)
+    done = await command("--yes", "--json", "--reason", f"{PERSON['name']} wrote")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"]["orders"] == 1
+    assert found_of_person(await all_rows(sql)) == set()
+    assert (await command()).stdout == "nothing is kept of this user\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from orderflow.settings import Settings
@@ -46,7 +47,8 @@ def entrypoint() -> list[str]:
     return [sys.executable, "-m"]
 
 
-def said_of(args: Sequence[str]) -> str:
+@cache
+def said_of(*args: str) -> str:
     """Return what the program of the image says of a command line, with `--help` at its end."""
     told = subprocess.run(
         [*entrypoint(), *args, "--help"], capture_output=True, text=True, check=False

@@ -123,7 +123,7 @@ def test_a_program_waits_for_the_schema_and_drains(name):
 
 @of_every(PROGRAMS)
 def test_the_image_runs_the_command(name):
-    assert "Usage:" in said_of(SERVICES[name]["command"])
+    assert "Usage:" in said_of(*SERVICES[name]["command"])
 
 
 def test_the_connections_that_the_programs_may_have_are_there():

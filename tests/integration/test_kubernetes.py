@@ -140,7 +140,7 @@ def test_the_image_has_a_tag_of_its_own(workload):
 
 
 def test_the_image_runs_the_command(workload):
-    assert "Usage:" in said_of(container(workload)["args"])
+    assert "Usage:" in said_of(*container(workload)["args"])
 
 
 def test_the_settings_are_such(workload):

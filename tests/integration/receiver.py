@@ -80,7 +80,9 @@ async def receiving(context: ssl.SSLContext | None = None) -> AsyncIterator[Rece
         assert task is not None
         connections.add(task)
         try:
-            await receiver.serve(reader, writer)
+            # Cancelled at the end alone; asyncio would make a fault of that.
+            with suppress(asyncio.CancelledError):
+                await receiver.serve(reader, writer)
         finally:
             connections.discard(task)
             writer.close()

@@ -127,3 +127,7 @@ SELECT
     (SELECT count(*) FROM gone_gateway_events) AS gateway_events,
     (SELECT count(*) FROM gone_differences) AS book_differences,
     (SELECT count(*) FROM gone_failures) AS job_failures
+
+-- name: known_orders
+-- order ids. Those of them that there are.
+SELECT id FROM orders WHERE id = ANY($1::uuid[])

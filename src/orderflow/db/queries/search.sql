@@ -1,16 +1,21 @@
 -- name: search_orders
 -- ids, e-mail in small letters, any other text, how many of each kind, ids of orders and payments
 -- that jobs of this id are about. By which of its ids each order was found, the newest order first.
+-- Of the two whose filters are read, what is looked for can be one only.
 WITH found AS (
     SELECT 'order id' AS found_by, id FROM orders WHERE id = ANY($1::uuid[])
     UNION ALL
     SELECT 'payment id', order_id FROM payments WHERE id = ANY($1::uuid[])
     UNION ALL
-    (SELECT 'e-mail', id FROM orders WHERE lower(email) = $2 ORDER BY id DESC LIMIT $4)
+    -- By itself, or a plan may hope to meet enough of them soon, the newest first, without a filter.
+    (SELECT 'e-mail', id
+     FROM (SELECT id FROM orders WHERE $2 LIKE '%@%' AND lower(email) = $2 OFFSET 0) AS o
+     ORDER BY id DESC LIMIT $4)
     UNION ALL
     (SELECT 'user id', id FROM orders WHERE user_id = $3 ORDER BY id DESC LIMIT $4)
     UNION ALL
-    (SELECT 'transaction id', order_id FROM payments WHERE transaction_id = $3 LIMIT $4)
+    SELECT 'transaction id', order_id FROM payments
+    WHERE $2 NOT LIKE '%@%' AND transaction_id = $3
     UNION ALL
     (SELECT 'transaction id', p.order_id
      FROM stray_charges s JOIN payments p ON p.id = s.payment_id

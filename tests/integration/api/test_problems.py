@@ -195,6 +195,8 @@ def test_types_are_stable() -> None:
         "job-state-not-found": 404,
         "failure-group-not-found": 404,
         "bulk-action-not-found": 404,
+        "webhook-endpoint-not-found": 404,
+        "webhook-delivery-not-found": 404,
         "method-not-allowed": 405,
         "request-timeout": 408,
         "out-of-stock": 409,

@@ -74,7 +74,7 @@ class RefundUnsettled(OrderflowError):
 
 
 class UserHasOpenOrders(OrderflowError):
-    """{count} orders of this user are open, and the customer is still to be told: {orders}."""
+    """This user has {count} open orders, and the customer is still to be told: {orders}."""
 
 
 class DatabaseUnavailable(OrderflowError):

@@ -74,7 +74,7 @@ class RefundUnsettled(OrderflowError):
 
 
 class UserHasOpenOrders(OrderflowError):
-    """This user has open orders ({count}), of which the customer is still to be told: {orders}."""
+    """Open orders ({count}) of this user, of which the customer is still to be told: {orders}."""
 
 
 class DatabaseUnavailable(OrderflowError):

@@ -9,6 +9,7 @@ import uvloop
 
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.queues import open_queues
+from orderflow.collector import collect_rarely
 from orderflow.settings import load_settings
 
 PRIORITIES = (1, 10, 20)
@@ -33,6 +34,7 @@ async def _add(queue: NodeQueue, count: int, in_flight: int) -> None:
 
 
 async def _main(name: str, jobs: int, in_flight: int, warm_up: int) -> None:
+    collect_rarely()  # as the API does
     # A thousand adds at once may take longer than a checkout would wait.
     async with open_queues(load_settings(redis_timeout_ms=10_000)) as queues:
         await _add(queues.queue(f"{name}-warm-up"), warm_up, in_flight)

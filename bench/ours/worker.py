@@ -8,6 +8,7 @@ import sys
 
 from orderflow.bull.slots import Processor, SlotWorker
 from orderflow.bull.worker import worker_options
+from orderflow.collector import collect_rarely
 from orderflow.settings import Settings, load_settings
 
 
@@ -18,6 +19,7 @@ def build(queue: str, process: Processor, concurrency: int, settings: Settings) 
 
 async def work(queues: list[str], process: Processor, concurrency: int) -> None:
     """Work on the queues until SIGTERM; say `ready` when all are worked on."""
+    collect_rarely()
     settings = load_settings()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

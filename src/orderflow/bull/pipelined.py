@@ -29,8 +29,9 @@ from orderflow.metrics import PIPELINE_COMMANDS, PIPELINE_DEPTH
 
 #: Commands that are on their way at once; the rest wait here, so that neither side's buffers grow.
 MAX_IN_FLIGHT = 128
-#: So many are sent before the turn is over: Redis works on them while we make the next.
-_WORTH_SENDING = 16
+#: So many are sent before the turn is over: Redis works on them while we make the next. Fewer while
+#: it has nothing to do: a few slots would else all wait for Redis, and then Redis for all of them.
+_WORTH_SENDING, _WORTH_STARTING = 16, 4
 
 #: They hold a connection until something happens, so they get one to themselves.
 _BLOCKING = frozenset(
@@ -194,7 +195,8 @@ class _Wire(asyncio.Protocol):
             reply.set_exception(RedisConnectionError("the connection was closed"))
             return reply
         self._unsent.append((packed, reply))
-        if _WORTH_SENDING <= len(self._unsent) <= MAX_IN_FLIGHT - len(self._sent):
+        enough = _WORTH_SENDING if self._sent else _WORTH_STARTING
+        if enough <= len(self._unsent) <= MAX_IN_FLIGHT - len(self._sent):
             self._flush()
         elif not self._flush_is_due:
             self._flush_is_due = True

@@ -22,7 +22,7 @@ from orderflow.dashboard.orders import search, show_order
 from orderflow.dashboard.overview import Overview
 from orderflow.dashboard.pages import View, as_page, for_admins
 from orderflow.dashboard.queues import QUEUE_ACTIONS, show_queue
-from orderflow.dashboard.static_files import get_static
+from orderflow.dashboard.templating import STATIC
 from orderflow.dashboard.webhooks import (
     DELIVERY_ACTIONS,
     ENDPOINT_ACTIONS,
@@ -50,7 +50,7 @@ def dashboard_routes() -> list[Route]:
         Route("/admin/login", as_page(get_login), methods=["GET"]),
         Route("/admin/login", as_page(post_login), methods=["POST"]),
         Route("/admin/logout", as_page(post_logout), methods=["POST"]),
-        Route("/admin/static/{name}", get_static),
+        Route("/admin/static/{name}", STATIC.get),
         show("", Overview()),
         show("/search", search, "GET", "POST"),
         *act("/orders/{order_id}", ORDER_ACTIONS),

@@ -7,9 +7,11 @@ from functools import cache
 import jinja2
 
 from orderflow import __version__
+from orderflow.api.static_files import StaticFiles
 from orderflow.dashboard import text, urls
-from orderflow.dashboard.static_files import static_url
 from orderflow.dashboard.unknown import Unknown
+
+STATIC = StaticFiles("orderflow.dashboard", "/admin/static")
 
 
 @cache
@@ -42,7 +44,7 @@ def environment() -> jinja2.Environment:
         "order_url": urls.order_url,
         "queue_url": urls.queue_url,
         "webhook_url": urls.webhook_url,
-        "static": static_url,
+        "static": STATIC.url,
         "version": __version__,
     }
     return made

@@ -5,8 +5,7 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from orderflow.demo.mail import get_mail
-from orderflow.demo.shop import get_shop
-from orderflow.demo.static_files import get_static
+from orderflow.demo.shop import STATIC, get_shop
 from orderflow.demo.visitors import Visitors
 from orderflow.settings import Settings
 
@@ -23,5 +22,5 @@ def demo_routes(settings: Settings) -> list[Route]:
         Route("/demo", get_shop),
         Route("/demo/token", visitors.post_token, methods=["POST"]),
         Route("/demo/mails/{order_id}", get_mail),
-        Route("/demo/static/{name}", get_static),
+        Route("/demo/static/{name}", STATIC.get),
     ]

@@ -11,8 +11,10 @@ from starlette.responses import HTMLResponse, Response
 
 from orderflow import __version__
 from orderflow.api.state import state_of
-from orderflow.dashboard.static_files import static_url as dashboard_url
-from orderflow.demo.static_files import static_url
+from orderflow.api.static_files import StaticFiles
+from orderflow.dashboard.templating import STATIC as OF_DASHBOARD
+
+STATIC = StaticFiles("orderflow.demo", "/demo/static")
 
 #: Nobody looks at more on one page.
 _MOST_PRODUCTS = 100
@@ -62,6 +64,6 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    icon = dashboard_url("icon.svg")
-    environment.globals |= {"static": static_url, "icon": icon, "version": __version__}
+    icon = OF_DASHBOARD.url("icon.svg")
+    environment.globals |= {"static": STATIC.url, "icon": icon, "version": __version__}
     return environment.get_template("shop.html")

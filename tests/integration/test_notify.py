@@ -208,7 +208,7 @@ async def test_a_mail_that_went_out_as_postgresql_went_away_is_recorded_and_not_
                 return reference
 
         url = settings.database_dsn.replace(f":{port}/", f":{network.port}/")
-        async with open_database(url, 2, 500) as db:
+        async with open_database(url, 2, 5_000) as db:
             confirming = asyncio.create_task(
                 confirm(replace(resources, db=db, senders=(Sender(),)), receipt.order_id)
             )

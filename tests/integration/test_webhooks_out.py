@@ -271,6 +271,7 @@ async def test_an_endpoint_says_when_to_come_again(
         ("120", 120, 120),
         (in_an_hour, 3_500, 3_600),
         ("soon", DELAYS_S[2] * 0.9, DELAYS_S[2] * 1.1),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", DELAYS_S[3] * 0.9, DELAYS_S[3] * 1.1),
     ):
         receiver.headers = {"retry-after": said}
         await make_due(sql)

@@ -48,8 +48,8 @@ from orderflow.client.tries import (
     Again,
     Outcome,
     Tries,
-    retry_after_s,
 )
+from orderflow.retry_after import retry_after_s
 
 TOKEN = "a-token-that-nobody-may-see"
 SHOP = "https://shop.test/api"

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Generic, TypeVar
 
 import httpx
 
 from orderflow.client.calls import Call
 from orderflow.client.failures import Unanswered, problem_of
+from orderflow.retry_after import retry_after_s
 
 log = logging.getLogger("orderflow.client")
 
@@ -125,23 +125,6 @@ class Tries(Generic[T]):
             waited_s=self._clock() - self._began,
             reason=_reason(outcome),
         )
-
-
-def retry_after_s(headers: httpx.Headers, now: datetime) -> float:
-    """Return how long a server asks to be left alone: seconds, or until a date. 0 if it does not.
-
-    What cannot be read asks for nothing.
-    """
-    given = headers.get("Retry-After", "").strip()
-    if given.isascii() and given.isdecimal():
-        return float(given)
-    try:
-        moment = parsedate_to_datetime(given)
-    except (ValueError, OverflowError):
-        return 0.0
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
 
 
 def _as_error(outcome: Outcome) -> Exception:

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import cast
 
 import httpx
@@ -16,6 +15,7 @@ import httpx
 from orderflow import __version__
 from orderflow.errors import WebhookUrlRefused
 from orderflow.operations.masking import mask_text
+from orderflow.retry_after import retry_after_s
 
 #: Longest that an attempt takes, in seconds: its connection, and all of it.
 CONNECT_S, TOTAL_S = 5.0, 15.0
@@ -35,7 +35,7 @@ class Answer:
     text: str
     took_ms: int
     #: How long the endpoint asks to be left alone.
-    retry_after_s: float | None = None
+    retry_after_s: float = 0.0
 
     @property
     def is_success(self) -> bool:
@@ -54,9 +54,11 @@ async def post(
     """Post a message, and return what came of it. A redirect is an answer like any other."""
     started = time.perf_counter()
 
-    def answer(status: int | None, error: str | None, text: str, wait: float | None) -> Answer:
+    def answer(
+        status: int | None, error: str | None, text: str = "", wait_s: float = 0.0
+    ) -> Answer:
         took_ms = round((time.perf_counter() - started) * 1000)
-        return Answer(status, error, text, took_ms, wait)
+        return Answer(status, error, text, took_ms, wait_s)
 
     # Not by a client: it would keep cookies of one endpoint and show them to another.
     request = httpx.Request(
@@ -74,13 +76,14 @@ async def post(
             finally:
                 await response.aclose()
     except TimeoutError:
-        return answer(None, f"no answer within {TOTAL_S:g} s", "", None)
+        return answer(None, f"no answer within {TOTAL_S:g} s")
     except WebhookUrlRefused as error:
-        return answer(None, str(error), "", None)
+        return answer(None, str(error))
     except httpx.HTTPError as error:
         said = mask_text(f"{type(error).__name__}: {error}".removesuffix(": "))
-        return answer(None, said[:_LONGEST_ERROR], "", None)
-    return answer(response.status_code, None, text, _retry_after_s(response.headers))
+        return answer(None, said[:_LONGEST_ERROR])
+    wait_s = retry_after_s(response.headers, datetime.now(UTC))
+    return answer(response.status_code, None, text, wait_s)
 
 
 _HEADERS = {
@@ -100,17 +103,3 @@ async def _beginning(response: httpx.Response) -> str:
                 break
     text = mask_text(read[:_READ].decode("utf-8", "replace"))
     return "".join(char if char.isprintable() else " " for char in text)[:_KEPT].strip()
-
-
-def _retry_after_s(headers: httpx.Headers) -> float | None:
-    """Read Retry-After, which is seconds or a date."""
-    said = headers.get("retry-after", "").strip()
-    if said.isascii() and said.isdecimal():
-        return float(said[:9])
-    try:
-        until = parsedate_to_datetime(said)
-    except ValueError:
-        return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())

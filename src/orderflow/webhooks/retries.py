@@ -13,7 +13,7 @@ _JITTER = 0.1
 _LONGEST_S = 24 * _H
 
 
-def next_try_s(failed: int, retry_after_s: float | None = None) -> float | None:
+def next_try_s(failed: int, retry_after_s: float = 0.0) -> float | None:
     """Return in how many seconds to try again after so many failures; None: not any more.
 
     Never sooner than the endpoint asks for. What failed together does not come again together.
@@ -21,4 +21,4 @@ def next_try_s(failed: int, retry_after_s: float | None = None) -> float | None:
     if failed > len(DELAYS_S):
         return None
     delay_s = DELAYS_S[failed - 1] * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
-    return max(delay_s, min(retry_after_s or 0.0, _LONGEST_S))
+    return max(delay_s, min(retry_after_s, _LONGEST_S))

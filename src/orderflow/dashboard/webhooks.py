@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from uuid import UUID
 
 from starlette.responses import Response
 
@@ -40,7 +41,7 @@ async def show_endpoints(visit: Visit) -> Response:
 
 async def show_endpoint(visit: Visit) -> Response:
     """Answer an endpoint, with its deliveries in one status or in all, a page of them."""
-    endpoint_id, asked = use.read_endpoint_id(visit.path("endpoint_id")), visit.query("status")
+    endpoint_id, asked = _endpoint_id(visit), visit.query("status")
     status = DeliveryStatus(asked) if asked in set(DeliveryStatus) else None
     before = visit.number("before") or None
 
@@ -63,8 +64,7 @@ async def show_endpoint(visit: Visit) -> Response:
 
 async def show_delivery(visit: Visit) -> Response:
     """Answer one delivery, with every attempt."""
-    endpoint_id = use.read_endpoint_id(visit.path("endpoint_id"))
-    delivery_id = told.read_delivery_id(visit.path("delivery_id"))
+    endpoint_id, delivery_id = _endpoint_id(visit), _delivery_id(visit)
 
     async def look() -> Context:
         db = visit.resources.db
@@ -128,8 +128,8 @@ async def _ask_rotate(visit: Visit) -> Question:
 
 
 async def _rotate(visit: Visit, actor: Actor) -> Response:
-    endpoint_id = use.read_endpoint_id(visit.path("endpoint_id"))
-    return _show_secret(visit, await use.rotate_secret(endpoint_id, actor, db=visit.resources.db))
+    rotated = await use.rotate_secret(_endpoint_id(visit), actor, db=visit.resources.db)
+    return _show_secret(visit, rotated)
 
 
 async def _ask_enable(visit: Visit) -> Question:
@@ -146,8 +146,7 @@ async def _ask_enable(visit: Visit) -> Question:
 
 
 async def _enable(visit: Visit, actor: Actor) -> None:
-    endpoint_id = use.read_endpoint_id(visit.path("endpoint_id"))
-    await use.enable_endpoint(endpoint_id, actor, db=visit.resources.db)
+    await use.enable_endpoint(_endpoint_id(visit), actor, db=visit.resources.db)
 
 
 async def _ask_disable(visit: Visit) -> Question:
@@ -165,9 +164,8 @@ async def _ask_disable(visit: Visit) -> Question:
 
 
 async def _disable(visit: Visit, actor: Actor) -> None:
-    endpoint_id = use.read_endpoint_id(visit.path("endpoint_id"))
     because = use.disabled_by(actor.user, actor.reason)
-    await use.disable_endpoint(endpoint_id, because, actor, db=visit.resources.db)
+    await use.disable_endpoint(_endpoint_id(visit), because, actor, db=visit.resources.db)
 
 
 async def _ask_remove(visit: Visit) -> Question:
@@ -185,8 +183,7 @@ async def _ask_remove(visit: Visit) -> Question:
 
 
 async def _remove(visit: Visit, actor: Actor) -> str:
-    endpoint_id = use.read_endpoint_id(visit.path("endpoint_id"))
-    await use.remove_endpoint(endpoint_id, actor, db=visit.resources.db)
+    await use.remove_endpoint(_endpoint_id(visit), actor, db=visit.resources.db)
     return "/admin/webhooks?acted=1"
 
 
@@ -204,15 +201,12 @@ async def _ask_resend_all(visit: Visit) -> Question:
 
 
 async def _resend_all(visit: Visit, actor: Actor) -> None:
-    endpoint_id = use.read_endpoint_id(visit.path("endpoint_id"))
-    await told.resend_given_up(endpoint_id, actor, db=visit.resources.db)
+    await told.resend_given_up(_endpoint_id(visit), actor, db=visit.resources.db)
 
 
 async def _ask_resend(visit: Visit) -> Question:
     endpoint = await _endpoint(visit)
-    delivery = await told.get_delivery(
-        endpoint.id, told.read_delivery_id(visit.path("delivery_id")), db=visit.resources.db
-    )
+    delivery = await told.get_delivery(endpoint.id, _delivery_id(visit), db=visit.resources.db)
     waits = "" if endpoint.enabled else " It goes out once the endpoint is enabled."
     return Question(
         title=f"Send delivery {delivery.id} anew",
@@ -226,12 +220,7 @@ async def _ask_resend(visit: Visit) -> Question:
 
 
 async def _resend(visit: Visit, actor: Actor) -> None:
-    await told.resend(
-        use.read_endpoint_id(visit.path("endpoint_id")),
-        told.read_delivery_id(visit.path("delivery_id")),
-        actor,
-        db=visit.resources.db,
-    )
+    await told.resend(_endpoint_id(visit), _delivery_id(visit), actor, db=visit.resources.db)
 
 
 add_endpoint = asked_first(_ask_add, _add)
@@ -247,8 +236,15 @@ DELIVERY_ACTIONS: Mapping[str, View] = {"resend": asked_first(_ask_resend, _rese
 
 
 async def _endpoint(visit: Visit) -> WebhookEndpoint:
-    endpoint_id = use.read_endpoint_id(visit.path("endpoint_id"))
-    return await use.get_endpoint(endpoint_id, db=visit.resources.db)
+    return await use.get_endpoint(_endpoint_id(visit), db=visit.resources.db)
+
+
+def _endpoint_id(visit: Visit) -> UUID:
+    return use.read_endpoint_id(visit.path("endpoint_id"))
+
+
+def _delivery_id(visit: Visit) -> int:
+    return told.read_delivery_id(visit.path("delivery_id"))
 
 
 def _show_secret(visit: Visit, told_once: WebhookSecret) -> Response:

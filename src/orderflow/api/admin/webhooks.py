@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from starlette.requests import Request
@@ -16,8 +18,13 @@ from orderflow.api.admin.requests import (
 )
 from orderflow.api.answers import as_json
 from orderflow.api.reading import read_body, read_query
+from orderflow.db import Database
+from orderflow.operations.audit import Actor
 from orderflow.webhooks import deliveries, endpoints
 from orderflow.webhooks.targets import Targets
+
+Done = TypeVar("Done")
+Done_co = TypeVar("Done_co", covariant=True)
 
 
 async def list_endpoints(request: Request) -> Response:
@@ -52,22 +59,12 @@ async def get_endpoint(request: Request) -> Response:
 
 async def rotate_secret(request: Request) -> Response:
     """Give an endpoint a new secret, and answer it this once."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
-    rotated = await endpoints.rotate_secret(
-        _endpoint_id(request), actor(user, body), db=state.resources.db
-    )
-    return JSONResponse(as_json(rotated))
+    return JSONResponse(as_json(await _act(request, endpoints.rotate_secret)))
 
 
 async def enable_endpoint(request: Request) -> Response:
     """Go on telling an endpoint."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
-    enabled = await endpoints.enable_endpoint(
-        _endpoint_id(request), actor(user, body), db=state.resources.db
-    )
-    return JSONResponse(as_json(enabled))
+    return JSONResponse(as_json(await _act(request, endpoints.enable_endpoint)))
 
 
 async def disable_endpoint(request: Request) -> Response:
@@ -85,12 +82,7 @@ async def disable_endpoint(request: Request) -> Response:
 
 async def remove_endpoint(request: Request) -> Response:
     """Remove an endpoint with all of its deliveries."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
-    removed = await endpoints.remove_endpoint(
-        _endpoint_id(request), actor(user, body), db=state.resources.db
-    )
-    return JSONResponse({"deliveries": removed})
+    return JSONResponse({"deliveries": await _act(request, endpoints.remove_endpoint)})
 
 
 async def list_deliveries(request: Request) -> Response:
@@ -128,12 +120,20 @@ async def resend_delivery(request: Request) -> Response:
 
 async def resend_given_up(request: Request) -> Response:
     """Have all that was given up tried anew."""
+    return JSONResponse({"resent": await _act(request, deliveries.resend_given_up)}, 202)
+
+
+class _Action(Protocol[Done_co]):
+    def __call__(
+        self, endpoint_id: UUID, actor: Actor, /, *, db: Database
+    ) -> Awaitable[Done_co]: ...
+
+
+async def _act(request: Request, do: _Action[Done]) -> Done:
+    """Do it to the endpoint of the path, for the reason of the body."""
     state, user = await admin_state(request)
     body = await read_body(request, ActionBody)
-    resent = await deliveries.resend_given_up(
-        _endpoint_id(request), actor(user, body), db=state.resources.db
-    )
-    return JSONResponse({"resent": resent}, 202)
+    return await do(_endpoint_id(request), actor(user, body), db=state.resources.db)
 
 
 def _endpoint_id(request: Request) -> UUID:

@@ -27,6 +27,7 @@ from orderflow.contract import (
     payment_job,
     read_payload,
 )
+from orderflow.redis_servers import RedisServers
 
 _TIMEOUT_MS = 2_000
 #: How deep a queue may be is asked of offers, which leave a job to the reconciler. There is none
@@ -47,7 +48,7 @@ class JobProducer:
         self, redis_url: str, *, prefix: str = "bull", priorities: Priorities | None = None
     ) -> None:
         self._priorities = priorities or Priorities()
-        self._client = connect_producer(redis_url, _TIMEOUT_MS)
+        self._client = connect_producer(RedisServers(redis_url), _TIMEOUT_MS, prefix)
         self._queues = JobQueues(self._client, prefix, self._priorities, _ANY_DEPTH)
 
     async def __aenter__(self) -> Self:

@@ -32,6 +32,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from orderflow.contract import MAX_PRIORITY, Channel, JobName, Priorities
 from orderflow.errors import InvalidSettings
+from orderflow.redis_servers import RedisServers
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
@@ -378,6 +379,11 @@ class Settings(BaseSettings):
             password = quote(self.redis_password.get_secret_value(), safe="")
             login = f"{quote(self.redis_username or '', safe='')}:{password}@"
         return f"redis://{login}{self.redis_host}:{self.redis_port}/{self.redis_db}"
+
+    @property
+    def redis_servers(self) -> RedisServers:
+        """Where Redis is, whichever way it was set."""
+        return RedisServers(self.redis_dsn)
 
     @property
     def is_traced(self) -> bool:

@@ -18,6 +18,7 @@ from orderflow.bull.producer import NodeQueue
 from orderflow.bull.slots import SlotWorker
 from orderflow.checkout import Checkout, Receipt, place_order
 from orderflow.orders import OrderRefund
+from orderflow.redis_servers import RedisServers
 from orderflow.refund import request_refund
 from orderflow.resources import Resources, open_resources
 from orderflow.settings import Settings
@@ -102,15 +103,18 @@ class Probe:
     def __init__(self, url: str, prefix: str, processor: Any, **opts: Any) -> None:
         self.prefix = f"{prefix}:probe"
         self.redis = Redis.from_url(url, decode_responses=True)
-        self.queue = NodeQueue("probe", {"connection": connect_worker(url), "prefix": prefix})
+        servers = RedisServers(url)
+        self.queue = NodeQueue(
+            "probe", {"connection": connect_worker(servers, prefix), "prefix": prefix}
+        )
         self.told: list[tuple[str, str]] = []
         self.worker = SlotWorker(
             "probe",
             processor,
             {
                 "autorun": False,
-                "connection": connect_worker(url),
-                "blockingConnection": connect_worker(url),
+                "connection": connect_worker(servers, prefix),
+                "blockingConnection": connect_worker(servers, prefix),
                 "prefix": prefix,
                 "lockDuration": 20_000,
                 "stalledInterval": 300,

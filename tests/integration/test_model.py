@@ -292,8 +292,11 @@ class Shop(RuleBasedStateMachine):
                VALUES ('mug', 'Mug', 5, 'EUR', $1), ('gift', 'Gift', 1, 'EUR', NULL)""",
             STOCK,
         )
-        redis_url = self.shared.settings.redis_dsn
-        self.clients = [connect_producer(redis_url, 5_000), connect_worker(redis_url)]
+        servers = self.shared.settings.redis_servers
+        self.clients = [
+            connect_producer(servers, 5_000, self.prefix),
+            connect_worker(servers, self.prefix),
+        ]
         self.queues = JobQueues(
             self.clients[0], self.prefix, self.shared.settings.priorities, 1_000, 5.0
         )

@@ -14,6 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orderflow.bull.connection import connect_producer, connect_worker
 from orderflow.bull.pipelined import MAX_IN_FLIGHT, PipelinedRedis
+from orderflow.redis_servers import RedisServers
 from orderflow.sandbox.servers import free_port, start_redis
 
 
@@ -113,7 +114,7 @@ async def test_pipelines_and_subscriptions_are_those_of_redis_py(client, setting
 async def test_a_restart_fails_what_is_under_way_and_nothing_after(tmp_path):
     port = free_port()
     server = start_redis(tmp_path, port)
-    client = connect_producer(server.url, 2_000)
+    client = connect_producer(RedisServers(server.url), 2_000, "bull")
     try:
         await client.set("kept", "1")
         under_way = asyncio.create_task(client.execute_command("DEBUG", "SLEEP", "30"))
@@ -132,7 +133,7 @@ async def test_a_restart_fails_what_is_under_way_and_nothing_after(tmp_path):
 
 
 async def test_a_silent_redis_is_given_up_on_and_then_asked_anew(redis_server):
-    client = connect_producer(redis_server.url, 200)
+    client = connect_producer(RedisServers(redis_server.url), 200, "bull")
     async with Redis.from_url(redis_server.url) as admin:
         try:
             await client.ping()
@@ -151,7 +152,7 @@ async def test_a_silent_redis_is_given_up_on_and_then_asked_anew(redis_server):
 
 
 async def test_closing_fails_what_is_under_way(redis_server):
-    client = connect_producer(redis_server.url, 2_000)
+    client = connect_producer(RedisServers(redis_server.url), 2_000, "bull")
     await client.ping()
     waiting = asyncio.create_task(client.execute_command("CLIENT", "PAUSE", "1", "WRITE"))
     slow = asyncio.create_task(client.ping())
@@ -169,7 +170,9 @@ async def test_closing_fails_what_waits_for_a_connection():
         writer.close()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    client = connect_producer(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", 5_000)
+    client = connect_producer(
+        RedisServers(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 5_000, "bull"
+    )
     waiting = [asyncio.create_task(client.ping()) for _ in range(3)]
     await asyncio.sleep(0.05)
     await client.aclose()
@@ -194,11 +197,18 @@ async def test_the_official_queue_and_worker_run_on_it(redis_server, settings):
         if len(done) == 100:
             all_done.set()
 
-    queue = Queue("official", opts | {"connection": connect_worker(redis_server.url)})
+    queue = Queue(
+        "official", opts | {"connection": connect_worker(RedisServers(redis_server.url), "bull")}
+    )
     worker = Worker(
         "official",
         process,
-        opts | {"connection": connect_worker(redis_server.url), "concurrency": 10, "drainDelay": 1},
+        opts
+        | {
+            "connection": connect_worker(RedisServers(redis_server.url), "bull"),
+            "concurrency": 10,
+            "drainDelay": 1,
+        },
     )
     worker.on("completed", completed)
     try:
@@ -222,7 +232,7 @@ async def test_something_else_than_redis_is_an_error():
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    client = connect_producer(f"redis://127.0.0.1:{port}", 500)
+    client = connect_producer(RedisServers(f"redis://127.0.0.1:{port}"), 500, "bull")
     try:
         with pytest.raises((RedisConnectionError, ResponseError)):
             await client.ping()

@@ -26,6 +26,7 @@ from tests.passwords import ask_for_a_password
 from orderflow.bull.connection import connect_producer, connect_wait, connect_worker
 from orderflow.db import open_database
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable, OrderflowError
+from orderflow.redis_servers import RedisServers
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import Server, free_port
 from orderflow.sandbox.tokens import make_token
@@ -34,9 +35,9 @@ from orderflow.settings import Settings
 PASSWORD = "hunter2-and-more"
 
 CLIENTS: list[Callable[[str], Redis]] = [
-    lambda url: connect_producer(url, 2_000),
-    connect_worker,
-    connect_wait,
+    lambda url: connect_producer(RedisServers(url), 2_000, "bull"),
+    lambda url: connect_worker(RedisServers(url), "bull"),
+    lambda url: connect_wait(RedisServers(url), "bull"),
 ]
 
 

@@ -177,7 +177,7 @@ async def test_a_strategy_of_our_own_decides_by_attempt_and_error(resources, set
         raise ValueError("as asked")
 
     options = {
-        "connection": connect_worker(settings.redis_dsn),
+        "connection": connect_worker(settings.redis_servers, settings.queue_prefix),
         "prefix": settings.queue_prefix,
         "autorun": False,
         "concurrency": 1,

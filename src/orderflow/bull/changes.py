@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from orderflow.bull.connection import connect_listener
+from orderflow.redis_servers import RedisServers
 
 #: For how long nothing is told after nobody heard: so nobody listening costs next to nothing.
 QUIET_S = 1.0
@@ -83,8 +84,9 @@ class Changes:
 class ChangesListener:
     """Hears of changed orders, on a connection of its own, which is made when it is listened to."""
 
-    def __init__(self, dsn: str, prefix: str) -> None:
-        self._dsn = dsn
+    def __init__(self, servers: RedisServers, prefix: str) -> None:
+        self._servers = servers
+        self._prefix = prefix
         self._channel = changes_channel(prefix)
         self._client: Redis | None = None
         self._ear: PubSub | None = None
@@ -110,7 +112,7 @@ class ChangesListener:
             await client.aclose()
 
     async def _listen(self) -> PubSub:
-        self._client = connect_listener(self._dsn)
+        self._client = connect_listener(self._servers, self._prefix)
         self._silences = 0
         ear = self._client.pubsub()
         await ear.subscribe(self._channel)

@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orderflow.bull.pipelined import PipelinedRedis
+from orderflow.redis_servers import RedisServers
 
 #: A Redis that owes a reply for so long is gone, or is not to be reached on this connection. A
 #: lost connection is not noticed in another way, and TCP would go on with it for minutes.
@@ -23,11 +24,14 @@ BLOCK_S = 1
 _CONNECT_TIMEOUT_S = 1.0
 
 
-def connect_producer(dsn: str, timeout_ms: int) -> Redis:
+# All keys that a client is asked for begin with its `prefix`.
+
+
+def connect_producer(servers: RedisServers, timeout_ms: int, prefix: str) -> Redis:  # noqa: ARG001
     """Return a client that answers or fails within `timeout_ms`, for adding and looking."""
     timeout_s = timeout_ms / 1000
     return PipelinedRedis.from_url(
-        dsn,
+        servers.dsn,
         # BullMQ reads text; without this a processor would silently get no data.
         decode_responses=True,
         protocol=2,
@@ -37,19 +41,19 @@ def connect_producer(dsn: str, timeout_ms: int) -> Redis:
     )
 
 
-def connect_worker(dsn: str) -> Redis:
+def connect_worker(servers: RedisServers, prefix: str) -> Redis:  # noqa: ARG001
     """Return a client for the commands of one BullMQ worker. The worker closes it."""
-    return PipelinedRedis.from_url(dsn, **_WORKER_OPTIONS)
+    return PipelinedRedis.from_url(servers.dsn, **_WORKER_OPTIONS)
 
 
-def connect_wait(dsn: str) -> Redis:
+def connect_wait(servers: RedisServers, prefix: str) -> Redis:  # noqa: ARG001
     """Return a client for the blocking wait of one BullMQ worker. The worker closes it."""
-    return Redis.from_url(dsn, **_WORKER_OPTIONS)
+    return Redis.from_url(servers.dsn, **_WORKER_OPTIONS)
 
 
-def connect_listener(dsn: str) -> Redis:
+def connect_listener(servers: RedisServers, prefix: str) -> Redis:  # noqa: ARG001
     """Return a client for listening to a channel. Whoever listens closes it."""
-    return Redis.from_url(dsn, **_WORKER_OPTIONS)
+    return Redis.from_url(servers.dsn, **_WORKER_OPTIONS)
 
 
 async def _log_in(connection: AbstractConnection) -> None:

@@ -408,7 +408,9 @@ async def open_queues(
     settings: Settings, kind: type[JobQueues] = JobQueues
 ) -> AsyncIterator[JobQueues]:
     """Give the queues of the Redis in `settings`, closed on leaving; Redis may be away."""
-    client = connect_producer(settings.redis_dsn, settings.redis_timeout_ms)
+    client = connect_producer(
+        settings.redis_servers, settings.redis_timeout_ms, settings.queue_prefix
+    )
     queues = kind(
         client,
         settings.queue_prefix,

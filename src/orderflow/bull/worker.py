@@ -155,8 +155,8 @@ def worker_options(queue: str, concurrency: int, settings: Settings) -> dict[str
     limit = settings.rate_limits.get(queue)
     return {
         "autorun": False,
-        "connection": connect_worker(settings.redis_dsn),
-        "blockingConnection": connect_wait(settings.redis_dsn),
+        "connection": connect_worker(settings.redis_servers, settings.queue_prefix),
+        "blockingConnection": connect_wait(settings.redis_servers, settings.queue_prefix),
         "prefix": settings.queue_prefix,
         "concurrency": concurrency,
         "lockDuration": settings.worker_lock_ms,

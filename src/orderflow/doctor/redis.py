@@ -284,7 +284,7 @@ async def examine_redis(settings: Settings) -> Findings:
     """Run every check of Redis and return what each found, in order."""
     fix = "Start Redis, or set REDIS_URL, or REDIS_HOST, REDIS_PORT and REDIS_PASSWORD"
     try:
-        client = connect_producer(settings.redis_dsn, PATIENCE_MS)
+        client = connect_producer(settings.redis_servers, PATIENCE_MS, settings.queue_prefix)
     except ValueError:
         return [unreadable("redis", "REDIS_URL")]
     findings: Findings = []

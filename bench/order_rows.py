@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from bench.backlog import (
+    NOTIFICATIONS,
+    PAYMENTS,
+    SETTLED,
+    Backlog,
+    check_settled,
+    make_backlog,
+    our_worker,
+    records_folder,
+    working,
+)
 from bench.checkout_rows import FASTIFY, OUR_API, check_written, running_api
 from bench.errors import RowAborted
 from bench.processes import Program, node, python
 from bench.rows import Kind, Measure, MeasureSide, Options, Row, Side, Values, cost, rate
-from bench.servers import (
-    SHOP,
-    SHOP_ORDERS,
-    Lab,
-    Place,
-    QueueWatch,
-    add_jobs,
-    fetch,
-    open_lab,
-)
-from bench.shop import add_pending_orders, add_settled_orders
+from bench.servers import SHOP, SHOP_ORDERS, Lab, Place, QueueWatch, fetch, open_lab
+from bench.shop import add_settled_orders
 from bench.watch import check_done, jobs_per_second
-from orderflow.contract import payment_job
 
-_PAYMENTS = "payment-processing"
-_NOTIFICATIONS = "notifications"
 _ORDERS = 15_000
 _STOCK_ORDERS = 4_000
 _CONCURRENCY = 50
@@ -48,99 +45,34 @@ def _stock_worker(name: str, concurrency: int, folder: Path) -> list[str]:
     return python("bench.peers.stock_orders", name, str(concurrency), records)
 
 
-def _our_worker(name: str, concurrency: int, folder: Path) -> list[str]:
-    options = ("--folder", str(folder), "--concurrency", str(concurrency))
-    return python("orderflow.sandbox.recording", name, *options)
-
-
-@dataclass(frozen=True)
-class _Backlog:
-    """A database of orders that all wait for their payment job, and those jobs."""
-
-    database: str
-    jobs: Sequence[dict[str, Any]]
-
-
-def _make_backlog(lab: Lab, orders: int) -> _Backlog:
-    database = "backlog"
-    lab.sql(f"CREATE DATABASE {database} TEMPLATE {SHOP} STRATEGY file_copy")
-    rows = add_pending_orders(lab.url_of(database), orders)
-    jobs = []
-    for row in rows:
-        job = payment_job(str(row["id"]), str(row["order_id"]), row["method"], row["amount"])
-        options = {"jobId": job.job_id, "priority": 1}
-        jobs.append({"name": job.name.value, "data": job.data, "opts": options})
-    return _Backlog(database, jobs)
-
-
-@contextmanager
-def _working(
-    lab: Lab, place: Place, backlog: _Backlog, commands: Sequence[Sequence[str]]
-) -> Iterator[list[Program]]:
-    """Run workers on a backlog."""
-    add_jobs(place, _PAYMENTS, backlog.jobs)
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(lab.running(f"worker-{n}", command, place.environment()))
-            for n, command in enumerate(commands)
-        ]
-
-
-_SETTLED = """
-SELECT
-    (SELECT count(*) FROM payments WHERE status = 'completed') - $1 AS paid,
-    (SELECT count(*) FROM orders WHERE status = 'confirmed') - $1 AS confirmed,
-    (SELECT count(*) FROM orders WHERE notified_at IS NOT NULL) - $1 AS notified,
-    (SELECT count(*) FROM notifications WHERE sent_at IS NOT NULL) - $1 AS sent
-"""
-
-
-def _check_settled(place: Place, folder: Path, orders: int, *, before: int, told: bool) -> None:
-    """Raise RowAborted unless every order was paid once, and its customer told once, if at all."""
-    found = dict(fetch(place.database_url, _SETTLED, before)[0])
-    notified = orders if told else 0
-    wanted = {"paid": orders, "confirmed": orders, "notified": notified, "sent": notified}
-    if found != wanted:
-        raise RowAborted(f"wanted {wanted}, found {found}")
-    recorded = sum(file.read_bytes().count(b"\n") for file in folder.iterdir())
-    if recorded != orders + notified:
-        raise RowAborted(f"{recorded} charges and mails were recorded for {orders} orders")
-
-
-def _records(lab: Lab, place: Place) -> Path:
-    folder = lab.folder / f"records-{place.prefix}"
-    folder.mkdir()
-    return folder
-
-
-def _pay(lab: Lab, backlog: _Backlog, worker: WorkerOf) -> float:
+def _pay(lab: Lab, backlog: Backlog, worker: WorkerOf) -> float:
     """Return the payments per second of one worker process."""
     orders = len(backlog.jobs)
     with lab.place(backlog.database) as place:
-        folder = _records(lab, place)
-        with _working(lab, place, backlog, [worker("payment", _CONCURRENCY, folder)]) as programs:
-            watch = QueueWatch(lab.redis, place.prefix, _PAYMENTS)
+        folder = records_folder(lab, place)
+        with working(lab, place, backlog, [worker("payment", _CONCURRENCY, folder)]) as programs:
+            watch = QueueWatch(lab.redis, place.prefix, PAYMENTS)
             found = jobs_per_second(watch, orders, programs)
             check_done(watch, orders, programs)
-            waiting = QueueWatch(lab.redis, place.prefix, _NOTIFICATIONS).waiting()
+            waiting = QueueWatch(lab.redis, place.prefix, NOTIFICATIONS).waiting()
             if waiting != orders:
                 raise RowAborted(f"{waiting} notification jobs were added for {orders} orders")
-        _check_settled(place, folder, orders, before=SHOP_ORDERS, told=False)
+        check_settled(place, folder, orders, before=SHOP_ORDERS, told=False)
         return found
 
 
-def _pay_and_tell(lab: Lab, backlog: _Backlog, worker: WorkerOf) -> float:
+def _pay_and_tell(lab: Lab, backlog: Backlog, worker: WorkerOf) -> float:
     """Return the orders per second of two worker processes, one of each kind."""
     orders = len(backlog.jobs)
     with lab.place(backlog.database) as place:
-        folder = _records(lab, place)
+        folder = records_folder(lab, place)
         commands = [worker(name, _CONCURRENCY, folder) for name in ("payment", "notification")]
-        with _working(lab, place, backlog, commands) as programs:
-            told = QueueWatch(lab.redis, place.prefix, _NOTIFICATIONS)
+        with working(lab, place, backlog, commands) as programs:
+            told = QueueWatch(lab.redis, place.prefix, NOTIFICATIONS)
             found = jobs_per_second(told, orders, programs)
             check_done(told, orders, programs)
-            check_done(QueueWatch(lab.redis, place.prefix, _PAYMENTS), orders, programs)
-        _check_settled(place, folder, orders, before=SHOP_ORDERS, told=True)
+            check_done(QueueWatch(lab.redis, place.prefix, PAYMENTS), orders, programs)
+        check_settled(place, folder, orders, before=SHOP_ORDERS, told=True)
         return found
 
 
@@ -150,11 +82,11 @@ def _open_orders(
     *,
     peer: WorkerOf,
     orders: int,
-    work: Callable[[Lab, _Backlog, WorkerOf], float],
+    work: Callable[[Lab, Backlog, WorkerOf], float],
 ) -> Iterator[MeasureSide]:
     with open_lab(options.log_level, postgres=True) as lab:
-        backlog = _make_backlog(lab, options.count(orders))
-        yield lambda side: {"": work(lab, backlog, peer if side is Side.PEER else _our_worker)}
+        backlog = make_backlog(lab, options.count(orders))
+        yield lambda side: {"": work(lab, backlog, peer if side is Side.PEER else our_worker)}
 
 
 #: What a busy process holds is looked at so often.
@@ -184,26 +116,26 @@ def _watching_memory(program: Program) -> Iterator[list[int]]:
 @contextmanager
 def _open_memory(options: Options) -> Iterator[MeasureSide]:
     with open_lab(options.log_level, postgres=True) as lab:
-        backlog = _make_backlog(lab, options.count(_ORDERS))
+        backlog = make_backlog(lab, options.count(_ORDERS))
 
         def measure(side: Side) -> Values:
             peer = side is Side.PEER
             return {
-                "-worker": _worker_bytes(lab, backlog, _node_worker if peer else _our_worker) / 1e6,
+                "-worker": _worker_bytes(lab, backlog, _node_worker if peer else our_worker) / 1e6,
                 "-api": _api_bytes(lab, FASTIFY if peer else OUR_API, options) / 1e6,
             }
 
         yield measure
 
 
-def _worker_bytes(lab: Lab, backlog: _Backlog, worker: WorkerOf) -> int:
+def _worker_bytes(lab: Lab, backlog: Backlog, worker: WorkerOf) -> int:
     """Return the most that a payment worker holds while it works on many jobs at once."""
     orders = len(backlog.jobs)
     with lab.place(backlog.database) as place:
-        command = worker("payment", _MANY, _records(lab, place))
-        with _working(lab, place, backlog, [command]) as programs:
+        command = worker("payment", _MANY, records_folder(lab, place))
+        with working(lab, place, backlog, [command]) as programs:
             with _watching_memory(programs[0]) as seen:
-                watch = QueueWatch(lab.redis, place.prefix, _PAYMENTS)
+                watch = QueueWatch(lab.redis, place.prefix, PAYMENTS)
                 jobs_per_second(watch, orders, programs)
             check_done(watch, orders, programs)
         return max(seen)
@@ -241,17 +173,17 @@ def _tell(text: str) -> None:
 
 def _cost_of_order_ms(lab: Lab, place: Place, options: Options) -> float:
     """Return the time an order takes of the API and of the payment worker, each on its own."""
-    settled = int(fetch(place.database_url, _SETTLED, 0)[0]["paid"])
+    settled = int(fetch(place.database_url, SETTLED, 0)[0]["paid"])
     with running_api(lab, place, OUR_API) as api:
         loaded = api.closed(options)
         check_written(api, loaded.answered)
-    folder = _records(lab, place)
-    worker = _our_worker("payment", _CONCURRENCY, folder)
+    folder = records_folder(lab, place)
+    worker = our_worker("payment", _CONCURRENCY, folder)
     with lab.running("worker", worker, place.environment()) as program:
-        watch = QueueWatch(lab.redis, place.prefix, _PAYMENTS)
+        watch = QueueWatch(lab.redis, place.prefix, PAYMENTS)
         paid_rate = jobs_per_second(watch, loaded.answered, [program])
         check_done(watch, loaded.answered, [program])
-    paid = int(fetch(place.database_url, _SETTLED, settled)[0]["paid"])
+    paid = int(fetch(place.database_url, SETTLED, settled)[0]["paid"])
     if paid != loaded.answered:
         raise RowAborted(f"{loaded.answered} orders were answered, {paid} were paid")
     return 1000 / loaded.rate + 1000 / paid_rate

@@ -50,6 +50,11 @@ class Program:
             )
 
     @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
+    @property
     def resident_bytes(self) -> int:
         """What the process holds in memory now."""
         return int(psutil.Process(self._process.pid).memory_info().rss)
@@ -97,6 +102,18 @@ class Program:
         """Return the last lines of the log, to stand at the end of a message."""
         lines = self._log.read_text(errors="replace").strip().splitlines()[-3:]
         return "".join(f"\n    {line[:300]}" for line in lines)
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, and do not wait."""
+        self._process.terminate()
+
+    def status(self, patience_s: float) -> int:
+        """Return the exit status, once there is one. Raises RowAborted."""
+        try:
+            return self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            message = f"{self.name} did not end within {patience_s:.0f} s{self.tail()}"
+            raise RowAborted(message) from None
 
     def stop(self) -> None:
         """Ask the program to end, and make it if it does not."""

@@ -86,7 +86,7 @@ def to_json(result: Result, options: Options) -> dict[str, Any]:
         "verdict": result.verdict,
         "busiestBeforePercent": result.busiest_percent,
         "measuredAt": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "options": asdict(options),
     }
 
@@ -98,11 +98,22 @@ def write(file: Path, results: Mapping[str, dict[str, Any]], order: Sequence[str
     ordered = {name: merged[name] for name in order if name in merged}
     file.parent.mkdir(exist_ok=True)
     content = {
-        "machine": _machine(),
+        "machine": machine(),
         "versions": kept["versions"] | _versions(),
         "results": ordered,
     }
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_stamped(file: Path, content: Mapping[str, Any]) -> None:
+    """Write what one program measured, with the machine, the time and the commit."""
+    stamp = {
+        "machine": machine(),
+        "measuredAt": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+    }
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(stamp | dict(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def _side(values: Sequence[float]) -> dict[str, Any]:
@@ -114,7 +125,8 @@ def _side(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what a figure was measured on."""
     return {
         "cpu": _cpu_model(),
         "cores": psutil.cpu_count(),
@@ -145,11 +157,11 @@ def _pinned() -> Mapping[str, str]:
     return dependencies
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the commit that is measured, with a `+` if files were changed since."""
-    commit = _git("rev-parse", "--short", "HEAD")
+    measured = _git("rev-parse", "--short", "HEAD")
     changed = _git("status", "--porcelain", "--", "src", "workers")
-    return f"{commit}+" if commit and changed else commit
+    return f"{measured}+" if measured and changed else measured
 
 
 def _git(*args: str) -> str:

@@ -8,7 +8,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +153,9 @@ class Lab:
 
 
 @contextmanager
-def open_lab(log_level: str, *, postgres: bool) -> Iterator[Lab]:
+def open_lab(
+    log_level: str, *, postgres: bool, settings: Mapping[str, str] = POSTGRES_SETTINGS
+) -> Iterator[Lab]:
     """Give the servers of a row. With PostgreSQL the database `shop` is migrated and filled."""
     with ExitStack() as stack:
         # Not a folder that is closed to other users: as root, PostgreSQL runs as one of its own.
@@ -163,7 +165,7 @@ def open_lab(log_level: str, *, postgres: bool) -> Iterator[Lab]:
         stack.callback(redis.stop)
         server = None
         if postgres:
-            server = start_postgres(folder / "postgres", free_port(), POSTGRES_SETTINGS)
+            server = start_postgres(folder / "postgres", free_port(), dict(settings))
             stack.callback(server.stop)
         lab = Lab(folder, redis, server, log_level)
         stack.callback(lab.redis.close)

@@ -167,8 +167,3 @@ class Outage:
         kept = json.loads(text)
         times = (datetime.fromisoformat(kept[name]) for name in ("since", "until"))
         return cls(kept["reason"], *times)
-
-
-def outage_key(prefix: str, breaker: str) -> str:
-    """Return the key in Redis that is there while a breaker is open: no key of BullMQ's."""
-    return f"{prefix}:orderflow:breaker:{breaker}"

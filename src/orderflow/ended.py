@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
-from orderflow.bull.queues import JobQueues, JobState
+from orderflow.bull.queues import JobQueues
+from orderflow.bull.states import JobState
 from orderflow.contract import (
     JobName,
     NewJob,

@@ -12,7 +12,8 @@ from typing import Any
 
 import structlog
 
-from orderflow.bull.queues import JobQueues, JobState
+from orderflow.bull.queues import JobQueues
+from orderflow.bull.states import JobState
 from orderflow.charge import charge_of, settle_payment
 from orderflow.contract import GatewayEventJob, gateway_event_job, row_id
 from orderflow.db import Database

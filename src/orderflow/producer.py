@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Any, Self
 
+from orderflow.bull.clients import QueueClients
 from orderflow.bull.connection import connect_producer
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import (
@@ -27,6 +29,7 @@ from orderflow.contract import (
     payment_job,
     read_payload,
 )
+from orderflow.queue_names import QueueNames
 from orderflow.redis_servers import RedisServers
 
 _TIMEOUT_MS = 2_000
@@ -48,8 +51,10 @@ class JobProducer:
         self, redis_url: str, *, prefix: str = "bull", priorities: Priorities | None = None
     ) -> None:
         self._priorities = priorities or Priorities()
-        self._client = connect_producer(RedisServers(redis_url), _TIMEOUT_MS, prefix)
-        self._queues = JobQueues(self._client, prefix, self._priorities, _ANY_DEPTH)
+        servers = RedisServers(redis_url)
+        self._clients = QueueClients(partial(connect_producer, servers, _TIMEOUT_MS))
+        names = QueueNames(prefix)
+        self._queues = JobQueues(self._clients, names, self._priorities, _ANY_DEPTH)
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,7 +64,7 @@ class JobProducer:
 
     async def aclose(self) -> None:
         """Close the connection."""
-        await self._client.aclose()
+        await self._clients.aclose()
 
     async def process_payment(
         self, payment_id: str, order_id: str, method: str, amount: Decimal

@@ -32,7 +32,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from orderflow.contract import MAX_PRIORITY, Channel, JobName, Priorities
 from orderflow.errors import InvalidSettings
-from orderflow.redis_servers import RedisServers
+from orderflow.queue_names import QueueNames
+from orderflow.redis_servers import Address, RedisServers, read_addresses
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
@@ -63,6 +64,20 @@ PostgresUrl = Secret[
 RedisUrl = Secret[
     Annotated[str, StringConstraints(pattern=r"^(rediss?|unix)://.+"), AfterValidator(_readable)]
 ]
+
+
+def _parse_sentinels(text: object) -> object:
+    return read_addresses(text, 26379) if isinstance(text, str) else text
+
+
+def _names_hosts(servers: RedisServers) -> bool:
+    try:
+        return bool(servers.nodes)
+    except ValueError:
+        return False
+
+
+Sentinels = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_parse_sentinels)]
 
 
 def _fit_for_a_header(secret: SecretStr) -> SecretStr:
@@ -209,6 +224,12 @@ class Settings(BaseSettings):
     redis_username: str | None = None
     redis_password: SecretStr | None = None
     redis_timeout_ms: Milliseconds = 250
+    # Where several are one Redis: sentinels that know the master, or the nodes of a cluster
+    redis_sentinels: Sentinels = ()
+    redis_sentinel_master: str | None = None
+    redis_sentinel_username: str | None = None
+    redis_sentinel_password: SecretStr | None = None
+    redis_cluster: bool = False
 
     # Queues
     queue_prefix: str = Field(default="bull", min_length=1, max_length=64, pattern=r"^[^\s:]+$")
@@ -302,6 +323,23 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _one_way_to_find_redis(self) -> Self:
+        if self.redis_sentinels and self.redis_cluster:
+            raise ValueError("REDIS_SENTINELS and REDIS_CLUSTER exclude each other: set one")
+        if bool(self.redis_sentinels) != bool(self.redis_sentinel_master):
+            raise ValueError("REDIS_SENTINELS and REDIS_SENTINEL_MASTER must be set together")
+        if self.redis_sentinel_username and not self.redis_sentinel_password:
+            raise ValueError("REDIS_SENTINEL_USERNAME needs a REDIS_SENTINEL_PASSWORD")
+        servers = self.redis_servers
+        if servers.first_dsn != servers.dsn and not servers.cluster:
+            raise ValueError("REDIS_URL has several hosts: only with REDIS_CLUSTER=true")
+        if (servers.cluster or servers.sentinels) and not _names_hosts(servers):
+            raise ValueError("REDIS_URL must be redis:// or rediss://, a host, and a port")
+        if servers.cluster and servers.database:
+            raise ValueError("REDIS_DB, or the number in REDIS_URL, must be 0 with REDIS_CLUSTER")
+        return self
+
+    @model_validator(mode="after")
     def _priorities_in_order(self) -> Self:
         if len({self.priority_high, self.priority_medium, self.priority_low}) < 3:
             raise ValueError("PRIORITY_HIGH, PRIORITY_MEDIUM and PRIORITY_LOW must differ")
@@ -335,6 +373,11 @@ class Settings(BaseSettings):
         if self.development and self.payment_gateway != "sandbox":
             raise ValueError("DEVELOPMENT: only with PAYMENT_GATEWAY=sandbox, which takes no money")
         return self
+
+    @property
+    def queue_names(self) -> QueueNames:
+        """How the queues and their keys are called."""
+        return QueueNames(self.queue_prefix)
 
     @property
     def priorities(self) -> Priorities:
@@ -383,7 +426,15 @@ class Settings(BaseSettings):
     @property
     def redis_servers(self) -> RedisServers:
         """Where Redis is, whichever way it was set."""
-        return RedisServers(self.redis_dsn)
+        password = self.redis_sentinel_password
+        return RedisServers(
+            self.redis_dsn,
+            self.redis_sentinels,
+            self.redis_sentinel_master or "",
+            self.redis_sentinel_username,
+            password.get_secret_value() if password else None,
+            cluster=self.redis_cluster,
+        )
 
     @property
     def is_traced(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from orderflow import refund
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.cancel import cancel_order
 from orderflow.checkout import Receipt
 from orderflow.contract import NewJob, RefundJob

@@ -22,7 +22,7 @@ PATIENCE_S = 20
 
 @pytest.fixture
 async def listener(settings: Settings) -> AsyncIterator[ChangesListener]:
-    listener = ChangesListener(settings.redis_servers, settings.queue_prefix)
+    listener = ChangesListener(settings.redis_servers, settings.queue_names)
     yield listener
     await listener.close()
 
@@ -93,7 +93,7 @@ async def test_it_waits_for_no_redis(settings: Settings):
     away = settings.model_copy(update={"redis_url": None, "redis_port": free_port()})
     async with open_queues(away) as queues:
         queues.changes.tell(uuid4())
-    listener = ChangesListener(away.redis_servers, away.queue_prefix)
+    listener = ChangesListener(away.redis_servers, away.queue_names)
     with pytest.raises((RedisError, OSError)):
         await listener.heard(1.0)
 

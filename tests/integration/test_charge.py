@@ -11,7 +11,7 @@ import httpx
 import pytest
 from bullmq import UnrecoverableError
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.checkout import Receipt
 from orderflow.contract import order_confirmation_job, payment_failed_job
 from orderflow.errors import GatewayUnavailable

@@ -22,6 +22,7 @@ from redis import Redis
 from uuid_utils.compat import uuid7
 
 from orderflow.breaker import Outage
+from orderflow.bull.clients import QueueClients
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.queues import JobQueues, open_queues
 from orderflow.contract import QueueName
@@ -267,8 +268,9 @@ async def site_of(settings: Settings, redis: Redis, **info: object) -> redis_che
     from redis.asyncio import Redis as AsyncRedis
 
     client = AsyncRedis.from_url(settings.redis_dsn, decode_responses=True)
+    clients = QueueClients(lambda _prefix: client)
     queues = JobQueues(
-        client, settings.queue_prefix, settings.priorities, settings.queue_depth_limit
+        clients, settings.queue_names, settings.priorities, settings.queue_depth_limit
     )
     return redis_checks.RedisSite(settings, client, queues, redis.info() | info)
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.charge import charge_payment, expire_payment
 from orderflow.checkout import Receipt
 from orderflow.contract import PaymentJob, PaymentMethod, payment_failed_job, payment_job

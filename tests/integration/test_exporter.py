@@ -132,7 +132,9 @@ async def test_the_age_of_the_job_that_is_next_by_priority(exporter, resources, 
         if delay_s:
             # As it is once its delay is over.
             key = f"{settings.queue_prefix}:payment-processing:{job.id}"
-            await resources.queues.client.hset(key, "opts", json.dumps({"delay": delay_s * 1000}))
+            await resources.queues.client_of("payment-processing").hset(
+                key, "opts", json.dumps({"delay": delay_s * 1000})
+            )
     seen = ages(exporter)
     passed_s = time.time() - now_ms / 1000
     assert seen.keys() == {"high", "medium", "low", "other", "none"}

@@ -22,7 +22,7 @@ from tests.integration.kept import (
 from tests.integration.life import charge, tell
 from tests.integration.working import ADA
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.contract import payment_job
 from orderflow.errors import JobIsRunning, UserHasOpenOrders
 from orderflow.operations.audit import list_actions

@@ -14,7 +14,6 @@ from redis import Redis
 from tests.conftest import Program, process_environment, start_program, wait_until
 from tests.integration.conftest import PlaceOrder
 
-from orderflow.breaker import outage_key
 from orderflow.charge import charge_payment
 from orderflow.checkout import Receipt
 from orderflow.contract import PaymentJob, QueueName
@@ -93,7 +92,7 @@ async def test_an_outage_costs_hardly_an_attempt_and_all_orders_end(
     fail_charges(gateway, 1_000_000)
     receipts = await asyncio.gather(*(place() for _ in range(ORDERS)))
 
-    key = outage_key(settings.queue_prefix, "gateway")
+    key = settings.queue_names.outage("gateway")
     seen: dict[str, dict[str, str]] = {}
 
     def rested_often() -> bool:

@@ -32,6 +32,7 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
+from orderflow.bull.clients import QueueClients
 from orderflow.bull.connection import connect_producer, connect_worker
 from orderflow.bull.queues import JobQueues
 from orderflow.bull.worker import Delivery
@@ -80,6 +81,7 @@ from orderflow.orders import (
     OrderStatus,
     PaymentStatus,
 )
+from orderflow.queue_names import QueueNames
 from orderflow.reconcile import run_once
 from orderflow.refund import request_refund
 from orderflow.resources import Resources, open_resources
@@ -298,7 +300,11 @@ class Shop(RuleBasedStateMachine):
             connect_worker(servers, self.prefix),
         ]
         self.queues = JobQueues(
-            self.clients[0], self.prefix, self.shared.settings.priorities, 1_000, 5.0
+            QueueClients(lambda _prefix: self.clients[0]),
+            QueueNames(self.prefix),
+            self.shared.settings.priorities,
+            1_000,
+            5.0,
         )
         options = {"autorun": False, "connection": self.clients[1], "prefix": self.prefix}
         self.hands = {

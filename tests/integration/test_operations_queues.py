@@ -234,7 +234,8 @@ async def test_a_drain_removes_what_waits_in_steps(resources: Resources, stores:
     assert await ids(resources, "delayed") == ["later"]
     all_of_it = await on_queues.drain_queue(QUEUE, ADA, **stores, delayed=True)
     assert (all_of_it.removed, all_of_it.left) == (1, 0)
-    assert await resources.queues.client.keys(f"{resources.queues.prefix}:{QUEUE}:*-*") == []
+    jobs = resources.queues.names.key(QUEUE, "*-*")
+    assert await resources.queues.client_of(QUEUE).keys(jobs) == []
 
 
 async def test_a_clean_removes_what_ended_long_enough_ago(

@@ -18,7 +18,7 @@ from tests.integration.conftest import PlaceOrder
 from tests.integration.life import charge
 from tests.integration.working import ADA, add
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.contract import QueueName, payment_job
 from orderflow.operations.audit import list_actions
 from orderflow.operations.orphans import find_orphans, remove_orphans

@@ -9,7 +9,9 @@ from decimal import Decimal
 import pytest
 from redis.asyncio import Redis
 
-from orderflow.bull.queues import JobQueues, JobState, Schedule, open_queues
+from orderflow.bull.clients import QueueClients
+from orderflow.bull.queues import JobQueues, Schedule, open_queues
+from orderflow.bull.states import JobState
 from orderflow.contract import NewJob, Priorities, QueueName, payment_failed_job, payment_job
 from orderflow.sandbox.servers import free_port
 
@@ -43,7 +45,8 @@ async def test_a_second_add_does_nothing_while_the_first_exists(queues, redis, s
     ("priorities", "numbers"), [(Priorities(), (1, 10)), (Priorities(20, 10, 1), (20, 10))]
 )
 async def test_priorities_have_the_numbers_of_the_settings(redis, settings, priorities, numbers):
-    queues = JobQueues(redis, settings.queue_prefix, priorities, settings.queue_depth_limit)
+    clients = QueueClients(lambda _prefix: redis)
+    queues = JobQueues(clients, settings.queue_names, priorities, settings.queue_depth_limit)
     failed = payment_failed_job("order-1", None, "card_declined")
     for job, number in zip((JOB, failed), numbers, strict=True):
         await queues.add(job)
@@ -67,7 +70,8 @@ async def test_a_job_that_cannot_be_added_in_time_is_left_and_not_an_error(setti
 
 
 async def test_a_full_queue_takes_offers_again_when_half_of_it_waits(redis, settings):
-    queues = JobQueues(redis, settings.queue_prefix, Priorities(), depth_limit=4)
+    clients = QueueClients(lambda _prefix: redis)
+    queues = JobQueues(clients, settings.queue_names, Priorities(), depth_limit=4)
     jobs = [replace(JOB, job_id=f"job-{n}") for n in range(9)]
 
     async def offer(job: NewJob) -> bool:

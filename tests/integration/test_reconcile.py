@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from orderflow import reconcile
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.bull.suspects import PUT_ASIDE
 from orderflow.contract import (
     PaymentMethod,

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from tests.integration.life import charge, order_of, state_of, tell
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.cancel import cancel_order
 from orderflow.contract import JobName, order_event_job
 from orderflow.errors import IllegalTransition, OrderNotFound, UntrueNotification

@@ -24,7 +24,7 @@ from tests.integration.stripe_server import (
     error,
 )
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.contract import PaymentMethod, order_confirmation_job, payment_failed_job
 from orderflow.errors import GatewayRefused, GatewayUnavailable
 from orderflow.gateways import (

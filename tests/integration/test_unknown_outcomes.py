@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.contract import NewJob, PaymentJob, PaymentMethod, QueueName, payment_job
 from orderflow.gateways import Approved, Charge, Declined, Outcome
 from orderflow.gateways.sandbox import SandboxGateway

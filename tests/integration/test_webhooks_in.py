@@ -23,7 +23,7 @@ from tests.integration.stripe_server import (
 from tests.integration.working import until
 
 from orderflow.api.app import create_app
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.charge import expire_payment
 from orderflow.contract import gateway_event_job, order_confirmation_job, payment_failed_job
 from orderflow.errors import GatewayUnavailable

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.conftest import wait_until
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.contract import payment_job
 
 KEEP = {"attempts": 3}

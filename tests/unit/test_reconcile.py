@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.gateways import ActionRequired, Approved, Declined
 from orderflow.reconcile.decide import Action, NoWord, Rules, decide, needs_word
 from orderflow.settings import Settings

@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             ):
                 streams = OrderStreams(
                     resources.db,
-                    ChangesListener(settings.redis_servers, settings.queue_prefix),
+                    ChangesListener(settings.redis_servers, settings.queue_names),
                     leaving,
                     background,
                     settings.streams_at_most,

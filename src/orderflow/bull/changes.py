@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from orderflow.bull.connection import connect_listener
+from orderflow.queue_names import QueueNames
 from orderflow.redis_servers import RedisServers
 
 #: For how long nothing is told after nobody heard: so nobody listening costs next to nothing.
@@ -30,20 +31,15 @@ _MOST_SILENCES = 3
 _MOST_MESSAGES = 1_000
 
 
-def changes_channel(prefix: str) -> str:
-    """Return the name of the channel: none of BullMQ's."""
-    return f"{prefix}:orders-changed"
-
-
 class Changes:
     """Tells of orders whose rows have changed. What changes in one turn of the loop goes together.
 
     While one message is under way the next is gathered.
     """
 
-    def __init__(self, client: Redis, prefix: str) -> None:
+    def __init__(self, client: Redis, names: QueueNames) -> None:
         self._client = client
-        self._channel = changes_channel(prefix)
+        self._channel = names.orders_changed
         self._unsaid: set[UUID] = set()
         self._quiet_until = 0.0
         self._saying: asyncio.Task[None] | None = None
@@ -84,10 +80,9 @@ class Changes:
 class ChangesListener:
     """Hears of changed orders, on a connection of its own, which is made when it is listened to."""
 
-    def __init__(self, servers: RedisServers, prefix: str) -> None:
+    def __init__(self, servers: RedisServers, names: QueueNames) -> None:
         self._servers = servers
-        self._prefix = prefix
-        self._channel = changes_channel(prefix)
+        self._names = names
         self._client: Redis | None = None
         self._ear: PubSub | None = None
         self._silences = 0
@@ -112,10 +107,10 @@ class ChangesListener:
             await client.aclose()
 
     async def _listen(self) -> PubSub:
-        self._client = connect_listener(self._servers, self._prefix)
+        self._client = connect_listener(self._servers, self._names.shared_prefix)
         self._silences = 0
         ear = self._client.pubsub()
-        await ear.subscribe(self._channel)
+        await ear.subscribe(self._names.orders_changed)
         self._ear = ear
         return ear
 

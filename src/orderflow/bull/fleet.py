@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orderflow.bull.queues import JobQueues
+from orderflow.queue_names import QueueNames
 
 #: Jobs that run at once on a queue and are looked at; more are counted only.
 MOST_LOOKED_AT = 2_000
@@ -50,21 +51,26 @@ class RunningJob:
 
 async def connected_workers(queues: JobQueues) -> list[ConnectedWorker]:
     """Return the workers on every queue of our prefix. Raises redis.RedisError."""
-    clients = await queues.client.client_list()
-    found = (_worker(client, queues.prefix) for client in clients)
-    return [worker for worker in found if worker is not None]
+    # Two clients may be on the same server.
+    found = {
+        (connection.get("laddr"), connection["addr"], connection["id"]): connection
+        for connections in await asyncio.gather(*(c.client_list() for c in queues.clients()))
+        for connection in connections
+    }
+    workers = (_worker(connection, queues.names) for connection in found.values())
+    return [worker for worker in workers if worker is not None]
 
 
 async def running_jobs(queues: JobQueues, queue: str) -> list[RunningJob]:
     """Return the jobs that run on a queue, MOST_LOOKED_AT at most. Raises redis.RedisError."""
-    key = f"{queues.prefix}:{queue}"
-    ids = await queues.client.lrange(f"{key}:active", -MOST_LOOKED_AT, -1)
+    redis, active = queues.client_of(queue), queues.names.key(queue, "active")
+    ids = await redis.lrange(active, -MOST_LOOKED_AT, -1)
     return list(await asyncio.gather(*(_running(queues, queue, str(job_id)) for job_id in ids)))
 
 
 async def _running(queues: JobQueues, queue: str, job_id: str) -> RunningJob:
-    redis: Any = queues.client
-    key = f"{queues.prefix}:{queue}:{job_id}"
+    redis: Any = queues.client_of(queue)
+    key = queues.names.key(queue, job_id)
     (name, worker, started), token, left_ms = await asyncio.gather(
         redis.hmget(key, ["name", "pb", "processedOn"]),
         redis.get(f"{key}:lock"),
@@ -85,16 +91,18 @@ async def _running(queues: JobQueues, queue: str, job_id: str) -> RunningJob:
 _OURS = re.compile(r".+-\d+")
 
 
-def _worker(client: Mapping[str, Any], prefix: str) -> ConnectedWorker | None:
+def _worker(client: Mapping[str, Any], names: QueueNames) -> ConnectedWorker | None:
     base, _, name = str(client.get("name", "")).partition(":w:")
-    our_prefix, _, label = base.rpartition(":")
-    if our_prefix != prefix or not label:
-        return None
-    queue = _decoded(label)
-    library = str(client.get("lib-name") or "")
+    prefix, _, label = base.rpartition(":")
+    encoded = _decoded(label)
+    either = (queue for queue in (encoded, label) if queue and names.prefix_of(queue) == prefix)
+    queue = next(either, None)
     if queue is None:
+        return None
+    library = str(client.get("lib-name") or "")
+    if queue != encoded:
         # The stock Python client names its connections plainly, and in no other way.
-        queue, language = label, "python"
+        language = "python"
     elif library:
         language = "python" if library.startswith("redis-py") else "node"
     else:

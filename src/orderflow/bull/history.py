@@ -29,7 +29,7 @@ class History:
 
 async def read_history(queues: JobQueues, queue: str, minutes: int) -> History:
     """Read the last `minutes`. Raises redis.RedisError."""
-    seconds, _ = await queues.client.time()
+    seconds, _ = await queues.client_of(queue).time()
     this_minute = int(seconds) * 1_000 // _MINUTE_MS
     completed, failed = await asyncio.gather(
         *(_by_minute(queues, queue, end, minutes, this_minute) for end in ("completed", "failed"))
@@ -40,11 +40,11 @@ async def read_history(queues: JobQueues, queue: str, minutes: int) -> History:
 async def _by_minute(
     queues: JobQueues, queue: str, end: str, minutes: int, this_minute: int
 ) -> list[int]:
-    key = f"{queues.prefix}:{queue}:metrics:{end}"
+    redis, key = queues.client_of(queue), queues.names.key(queue, f"metrics:{end}")
     counters: list[Any]
     counters, whole = await asyncio.gather(
-        queues.client.hmget(key, ["count", "prevCount", "prevTS"]),
-        queues.client.lrange(f"{key}:data", 0, minutes - 1),
+        redis.hmget(key, ["count", "prevCount", "prevTS"]),
+        redis.lrange(f"{key}:data", 0, minutes - 1),
     )
     count, before, last_ms = counters
     if last_ms is None:

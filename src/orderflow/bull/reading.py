@@ -113,12 +113,12 @@ _SEARCHED = 10_000
 
 async def queue_exists(queues: JobQueues, name: str) -> bool:
     """Say whether anybody ever added a job to this queue, or worked on it."""
-    return bool(name) and bool(await queues.client.exists(_key(queues, name, "meta")))
+    return bool(name) and bool(await _redis(queues, name).exists(queues.names.key(name, "meta")))
 
 
 async def read_queue(queues: JobQueues, name: str) -> StoredQueue:
     """Read how a queue is. Raises redis.RedisError."""
-    redis = _redis(queues)
+    redis = _redis(queues, name)
     (
         counts,
         meta,
@@ -128,7 +128,7 @@ async def read_queue(queues: JobQueues, name: str) -> StoredQueue:
         oldest_ms,
     ) = await asyncio.gather(
         _sizes(queues, name),
-        redis.hmget(_key(queues, name, "meta"), ["paused", "concurrency", "max", "duration"]),
+        redis.hmget(queues.names.key(name, "meta"), ["paused", "concurrency", "max", "duration"]),
         queues.queue(name).getRateLimitTtl(),
         redis.time(),
         asyncio.gather(_pace(queues, name, "completed"), _pace(queues, name, "failed")),
@@ -171,13 +171,14 @@ async def read_job(queues: JobQueues, queue: str, job_id: str) -> StoredJob | No
 
 async def read_logs(queues: JobQueues, queue: str, job_id: str, newest: int) -> list[str]:
     """Return the last `newest` lines that the job's handler logged, in their order."""
-    lines = await queues.client.lrange(_key(queues, queue, f"{job_id}:logs"), -newest, -1)
+    key = queues.names.key(queue, f"{job_id}:logs")
+    lines = await _redis(queues, queue).lrange(key, -newest, -1)
     return [str(line) for line in lines]
 
 
 async def lock_ms(queues: JobQueues, queue: str, job_id: str) -> int | None:
     """Return how long the lock of the worker that runs the job lasts; None if nobody has one."""
-    left = int(await queues.client.pttl(_key(queues, queue, f"{job_id}:lock")))
+    left = int(await _redis(queues, queue).pttl(queues.names.key(queue, f"{job_id}:lock")))
     return left if left >= 0 else None
 
 
@@ -187,16 +188,16 @@ async def place_of(queues: JobQueues, queue: str, job_id: str) -> str | None:
     A list is searched from both ends and not through: what is then found nowhere waits in the
     middle of one that is longer.
     """
-    redis = _redis(queues)
+    redis = _redis(queues, queue)
 
     def score(name: str) -> Any:
-        return redis.zscore(_key(queues, queue, name), job_id)
+        return redis.zscore(queues.names.key(queue, name), job_id)
 
     def near_end(name: str, rank: int) -> Any:
-        return redis.lpos(_key(queues, queue, name), job_id, rank=rank, maxlen=_SEARCHED)
+        return redis.lpos(queues.names.key(queue, name), job_id, rank=rank, maxlen=_SEARCHED)
 
     exists, *found = await asyncio.gather(
-        redis.exists(_key(queues, queue, job_id)),
+        redis.exists(queues.names.key(queue, job_id)),
         *(score(name) for name in _SETS),
         *(near_end(name, rank) for name in _LISTS for rank in (1, -1)),
     )
@@ -217,7 +218,7 @@ async def failed_among(queues: JobQueues, queue: str, job_ids: Sequence[str]) ->
     """Return those of the jobs that are failed, at the cost of one command."""
     if not job_ids:
         return set()
-    scores = await _redis(queues).zmscore(_key(queues, queue, "failed"), list(job_ids))
+    scores = await _redis(queues, queue).zmscore(queues.names.key(queue, "failed"), list(job_ids))
     return {job_id for job_id, score in zip(job_ids, scores, strict=True) if score is not None}
 
 
@@ -235,20 +236,16 @@ _LISTS = {
 }
 
 
-def _redis(queues: JobQueues) -> Any:
+def _redis(queues: JobQueues, queue: str) -> Any:
     """Return the connection. Its replies are text, which redis-py's types do not say."""
-    return queues.client
-
-
-def _key(queues: JobQueues, queue: str, part: str) -> str:
-    return f"{queues.prefix}:{queue}:{part}"
+    return queues.client_of(queue)
 
 
 async def _sizes(queues: JobQueues, queue: str) -> dict[JobPlace, int]:
-    redis = _redis(queues)
+    redis = _redis(queues, queue)
     sizes = await asyncio.gather(
-        *(redis.zcard(_key(queues, queue, name)) for name in _SETS),
-        *(redis.llen(_key(queues, queue, name)) for name in _LISTS),
+        *(redis.zcard(queues.names.key(queue, name)) for name in _SETS),
+        *(redis.llen(queues.names.key(queue, name)) for name in _LISTS),
     )
     counts = dict.fromkeys(JobPlace, 0)
     for place, size in zip((*_SETS.values(), *_LISTS.values()), sizes, strict=True):
@@ -257,43 +254,43 @@ async def _sizes(queues: JobQueues, queue: str) -> dict[JobPlace, int]:
 
 
 async def _ids(queues: JobQueues, queue: str, place: JobPlace, start: int, limit: int) -> list[str]:
-    redis, end = _redis(queues), start + limit - 1
+    redis, end = _redis(queues, queue), start + limit - 1
     match place:
         case JobPlace.WAITING:
             return await _waiting_ids(queues, queue, start, limit)
         case JobPlace.ACTIVE | JobPlace.PAUSED:
-            return await _from_the_end(queues, _key(queues, queue, place), start, limit)
+            return await _from_the_end(redis, queues.names.key(queue, place), start, limit)
         case JobPlace.COMPLETED | JobPlace.FAILED:
-            ids = await redis.zrange(_key(queues, queue, place), start, end, desc=True)
+            ids = await redis.zrange(queues.names.key(queue, place), start, end, desc=True)
         case _:
-            ids = await redis.zrange(_key(queues, queue, place), start, end)
+            ids = await redis.zrange(queues.names.key(queue, place), start, end)
     return cast(list[str], ids)
 
 
 async def _waiting_ids(queues: JobQueues, queue: str, start: int, limit: int) -> list[str]:
     """Return those without a priority, which are taken first, and then those with one."""
-    wait = _key(queues, queue, "wait")
-    plain = int(await _redis(queues).llen(wait))
-    ids = await _from_the_end(queues, wait, start, limit) if start < plain else []
+    redis, wait = _redis(queues, queue), queues.names.key(queue, "wait")
+    plain = int(await redis.llen(wait))
+    ids = await _from_the_end(redis, wait, start, limit) if start < plain else []
     if len(ids) < limit:
         first = max(0, start - plain)
         last = first + limit - len(ids) - 1
-        ids += await _redis(queues).zrange(_key(queues, queue, "prioritized"), first, last)
+        ids += await redis.zrange(queues.names.key(queue, "prioritized"), first, last)
     return ids
 
 
-async def _from_the_end(queues: JobQueues, key: str, start: int, limit: int) -> list[str]:
+async def _from_the_end(redis: Any, key: str, start: int, limit: int) -> list[str]:
     """Return a window of a list that workers take from its end."""
-    ids = cast(list[str], await _redis(queues).lrange(key, -(start + limit), -(start + 1)))
+    ids = cast(list[str], await redis.lrange(key, -(start + limit), -(start + 1)))
     # Old clients put a marker there that is no job.
     return [job_id for job_id in reversed(ids) if not job_id.startswith("0:")]
 
 
 async def _pace(queues: JobQueues, queue: str, ended: str) -> Pace:
-    key = _key(queues, queue, f"metrics:{ended}")
+    key = queues.names.key(queue, f"metrics:{ended}")
     (count, before, since), minutes = await asyncio.gather(
-        _redis(queues).hmget(key, ["count", "prevCount", "prevTS"]),
-        _redis(queues).lrange(f"{key}:data", 0, MINUTES - 1),
+        _redis(queues, queue).hmget(key, ["count", "prevCount", "prevTS"]),
+        _redis(queues, queue).lrange(f"{key}:data", 0, MINUTES - 1),
     )
     total = _whole(count) or 0
     return Pace(
@@ -306,14 +303,14 @@ async def _pace(queues: JobQueues, queue: str, ended: str) -> Pace:
 
 async def _oldest_ms(queues: JobQueues, queue: str) -> int | None:
     """Return when the oldest of those was added that are next in their line."""
-    redis = _redis(queues)
+    redis = _redis(queues, queue)
     last, numbers = await asyncio.gather(
-        redis.lindex(_key(queues, queue, "wait"), -1), queues.priorities_in_use(queue)
+        redis.lindex(queues.names.key(queue, "wait"), -1), queues.priorities_in_use(queue)
     )
     heads = await asyncio.gather(
         *(
             redis.zrange(
-                _key(queues, queue, "prioritized"),
+                queues.names.key(queue, "prioritized"),
                 number * 2**32,
                 "+inf",
                 byscore=True,
@@ -325,7 +322,7 @@ async def _oldest_ms(queues: JobQueues, queue: str) -> int | None:
     )
     ids = [job_id for found in heads for job_id in found] + ([last] if last else [])
     added = await asyncio.gather(
-        *(redis.hget(_key(queues, queue, job_id), "timestamp") for job_id in ids)
+        *(redis.hget(queues.names.key(queue, job_id), "timestamp") for job_id in ids)
     )
     return min((moment for moment in map(_whole, added) if moment is not None), default=None)
 
@@ -334,7 +331,7 @@ async def _read(
     queues: JobQueues, queue: str, job_id: str, parts: Sequence[str]
 ) -> StoredJob | None:
     try:
-        values = await _redis(queues).hmget(_key(queues, queue, job_id), list(parts))
+        values = await _redis(queues, queue).hmget(queues.names.key(queue, job_id), list(parts))
     except ResponseError:
         return None  # a key of BullMQ's own, which is no hash
     fields = {part: value for part, value in zip(parts, values, strict=True) if value is not None}

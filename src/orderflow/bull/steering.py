@@ -94,7 +94,7 @@ async def retry(
     With `data`, with these instead of its own. False if it is not there any more: then nothing
     has changed.
     """
-    scripts, redis = queues.queue(queue).scripts, queues.client
+    scripts, redis = queues.queue(queue).scripts, queues.client_of(queue)
     key, ended = scripts.toKey(job_id), scripts.toKey(place.value)
     lifo = '"lifo":true' in (await redis.hget(key, "opts") or "")
     keys = [key, scripts.keys["events"], ended]
@@ -139,8 +139,8 @@ async def drop_told(
 
     The stream holds the last ten thousand or so: it is read through. Return how many were removed.
     """
-    key, dropped, after = f"{queues.prefix}:{queue}:events", 0, "-"
-    redis: Any = queues.client
+    key, dropped, after = queues.names.key(queue, "events"), 0, "-"
+    redis: Any = queues.client_of(queue)
     while told := await redis.xrange(key, after, count=STEP):
         ids = [
             event_id
@@ -158,19 +158,19 @@ async def take_back(queues: JobQueues, queue: str, job_id: str) -> None:
 
     Raises JobNotFound, JobNotInState, or JobIsRunning if a worker has its lock.
     """
-    scripts = queues.queue(queue).scripts
+    scripts, redis = queues.queue(queue).scripts, queues.client_of(queue)
     key = scripts.toKey(job_id)
     names = ("active", "wait", "stalled", "paused", "meta", "limiter", "prioritized", "marker")
     if await place_of(queues, queue, job_id) is not JobPlace.ACTIVE:
         raise await refusal(queues, queue, job_id, "active", "taken back")
-    async with queues.client.pipeline(transaction=True) as move:
+    async with redis.pipeline(transaction=True) as move:
         # A worker that takes the job meanwhile gives it a lock: then nothing is moved.
         await move.watch(f"{key}:lock")
         if await move.exists(f"{key}:lock"):
             raise JobIsRunning(job_id=job_id, action="taken back")
         move.multi()  # type: ignore[no-untyped-call]
         # BullMQ brings it for Node's rate limit, and its Python client does not call it.
-        to_wait = queues.client.register_script(loadScript("moveJobFromActiveToWait-9.lua"))
+        to_wait = redis.register_script(loadScript("moveJobFromActiveToWait-9.lua"))
         keys = scripts.getKeys([*names, "events"])
         await to_wait(keys=keys, args=[job_id, "0", key], client=move)
         try:

@@ -153,11 +153,12 @@ def worker_name() -> str:
 def worker_options(queue: str, concurrency: int, settings: Settings) -> dict[str, Any]:
     """Return the options of a worker that is run by hand, with connections of its own."""
     limit = settings.rate_limits.get(queue)
+    servers, prefix = settings.redis_servers, settings.queue_names.prefix_of(queue)
     return {
         "autorun": False,
-        "connection": connect_worker(settings.redis_servers, settings.queue_prefix),
-        "blockingConnection": connect_wait(settings.redis_servers, settings.queue_prefix),
-        "prefix": settings.queue_prefix,
+        "connection": connect_worker(servers, prefix),
+        "blockingConnection": connect_wait(servers, prefix),
+        "prefix": prefix,
         "concurrency": concurrency,
         "lockDuration": settings.worker_lock_ms,
         "stalledInterval": settings.worker_stalled_interval_ms,

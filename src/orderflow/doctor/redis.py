@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -13,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orderflow.breaker import Outage, outage_key
+from orderflow.bull.clients import QueueClients
 from orderflow.bull.connection import connect_producer
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.queues import JobQueues
@@ -48,10 +49,6 @@ class RedisSite:
     client: Redis
     queues: JobQueues
     info: Mapping[str, Any]
-
-    def key(self, queue: str, part: str) -> str:
-        """Return the name of one of a queue's keys."""
-        return f"{self.settings.queue_prefix}:{queue}:{part}"
 
 
 async def redis_version(site: RedisSite) -> Findings:
@@ -159,12 +156,14 @@ async def redis_clock(site: RedisSite) -> Findings:
 
 async def prefix(site: RedisSite) -> Findings:
     """Say what other queues are under the prefix, and whether ours are under another one."""
-    ours = site.settings.queue_prefix
-    by_prefix, complete = await _find_queues(site.client)
-    found = by_prefix.get(ours, set())
-    contract = {queue.value for queue in QueueName}
+    ours, names = site.settings.queue_prefix, site.queues.names
+    seen, complete = await _find_queues(site.queues.clients())
+    found = {queue for prefix, queue in seen if prefix == names.prefix_of(queue)}
+    contract = set(names.all())
     findings = await _judge_foreign(site, sorted(found - contract))
-    elsewhere = sorted(p for p, names in by_prefix.items() if p != ours and names & contract)
+    elsewhere = sorted(
+        {prefix for prefix, queue in seen if queue in contract and prefix != names.prefix_of(queue)}
+    )
     if elsewhere and not found & contract:
         findings.append(
             warn(
@@ -185,7 +184,7 @@ async def priorities(site: RedisSite) -> Findings:
     """Say whether jobs wait under numbers that the settings lack."""
     numbers = site.settings.priorities
     findings = []
-    for queue in QueueName:
+    for queue in site.queues.names.all():
         unknown = numbers.unknown(await site.queues.priorities_in_use(queue))
         if unknown:
             findings.append(
@@ -206,12 +205,13 @@ async def paused(site: RedisSite) -> Findings:
     """Say which queues are paused, and where a 5.x client left jobs aside."""
     findings = []
     resume = "Resume it in Bull Board, or by `await queue.resume()` in Node"
-    for queue in QueueName:
-        if await site.client.hexists(site.key(queue, "meta"), "paused"):
+    for queue in site.queues.names.all():
+        client, key = site.queues.client_of(queue), site.queues.names.key
+        if await client.hexists(key(queue, "meta"), "paused"):
             findings.append(
                 warn("paused", f"{queue} is paused: its jobs wait and none is started", resume)
             )
-        aside = await site.client.llen(site.key(queue, "paused"))
+        aside = await client.llen(key(queue, "paused"))
         if aside:
             findings.append(
                 warn(
@@ -226,10 +226,9 @@ async def paused(site: RedisSite) -> Findings:
 
 async def gateway(site: RedisSite) -> Findings:
     """Say whether workers leave the payment gateway alone, and why."""
-    told = await site.client.get(outage_key(site.settings.queue_prefix, "gateway"))
-    if told is None:
+    outage = await site.queues.told_of_outage("gateway")
+    if outage is None:
         return [ok("gateway", "No worker tells that the payment gateway is away")]
-    outage = Outage.from_json(str(told))
     return [
         warn(
             "gateway",
@@ -243,11 +242,9 @@ async def gateway(site: RedisSite) -> Findings:
 
 async def workers(site: RedisSite) -> Findings:
     """Say who works on each queue, and in which language."""
-    clients = await site.client.client_list()
     findings = []
     for queue, name in zip(QueueName, ("payment", "notification", "order"), strict=True):
-        seen = [_worker(client, site.settings.queue_prefix, queue) for client in clients]
-        told = Counter(worker for worker in seen if worker)
+        told = Counter(await _workers_on(site, queue))
         if told:
             who = ", ".join(f"{count} {worker}" for worker, count in sorted(told.items()))
             findings.append(ok("workers", f"{queue}: {who}"))
@@ -284,34 +281,38 @@ async def examine_redis(settings: Settings) -> Findings:
     """Run every check of Redis and return what each found, in order."""
     fix = "Start Redis, or set REDIS_URL, or REDIS_HOST, REDIS_PORT and REDIS_PASSWORD"
     try:
-        client = connect_producer(settings.redis_servers, PATIENCE_MS, settings.queue_prefix)
+        clients = QueueClients(partial(connect_producer, settings.redis_servers, PATIENCE_MS))
+        queues = JobQueues(
+            clients, settings.queue_names, settings.priorities, settings.queue_depth_limit
+        )
     except ValueError:
         return [unreadable("redis", "REDIS_URL")]
     findings: Findings = []
     try:
-        queues = JobQueues(
-            client, settings.queue_prefix, settings.priorities, settings.queue_depth_limit
-        )
+        client = queues.clients()[0]
         site = RedisSite(settings, client, queues, await client.info())
         await run_checks(REDIS_CHECKS, site, _AWAY, ResponseError, findings)
     except (*_AWAY, RedisError) as error:
         findings.append(fail("redis", f"Redis cannot be used: {reason_of(error)}", fix))
     finally:
-        await client.aclose()
+        await clients.aclose()
     return findings
 
 
-async def _find_queues(client: Redis) -> tuple[dict[str, set[str]], bool]:
-    """Return the names of all queues by prefix, and whether every key was looked at."""
-    found: dict[str, set[str]] = {}
+async def _find_queues(clients: Sequence[Redis]) -> tuple[set[tuple[str, str]], bool]:
+    """Return the prefixes and names of all queues, and whether every key was looked at."""
+    looked = [await _find_on(client) for client in clients]
+    return set().union(*(found for found, _ in looked)), all(whole for _, whole in looked)
+
+
+async def _find_on(client: Redis) -> tuple[set[tuple[str, str]], bool]:
+    found: set[tuple[str, str]] = set()
     cursor = 0
     for _ in range(_SCAN_STEPS):
         cursor, keys = await client.scan(cursor, match="*:*:meta", count=_SCAN_STEP)
-        for key in keys:
-            # Neither a prefix of ours nor the name of a queue has a colon.
-            parts = str(key).split(":")
-            if len(parts) == 3:
-                found.setdefault(parts[0], set()).add(parts[1])
+        # Neither a prefix of ours nor the name of a queue has a colon.
+        parts = [str(key).split(":") for key in keys]
+        found |= {(prefix, queue) for prefix, queue, *rest in parts if len(rest) == 1}
         if cursor == 0:
             return found, True
     return found, False
@@ -321,15 +322,10 @@ async def _judge_foreign(site: RedisSite, names: Sequence[str]) -> Findings:
     """Say which queues are not of the contract; one with jobs and no worker may be a slip."""
     if not names:
         return []
-    clients = await site.client.client_list()
     idle = [
         name
         for name in names
-        if (
-            await site.client.llen(site.key(name, "wait"))
-            or await site.client.zcard(site.key(name, "prioritized"))
-        )
-        and not any(_worker(client, site.settings.queue_prefix, name) for client in clients)
+        if await site.queues.depth(name) and not await _workers_on(site, name)
     ]
     findings = [ok("prefix", f"Other queues under the same prefix: {listed(names)}")]
     if idle:
@@ -342,6 +338,14 @@ async def _judge_foreign(site: RedisSite, names: Sequence[str]) -> Findings:
             )
         )
     return findings
+
+
+async def _workers_on(site: RedisSite, queue: str) -> list[str]:
+    """Return what kind each worker on a queue is of."""
+    prefix = site.queues.names.prefix_of(queue)
+    connections = await site.queues.client_of(queue).client_list()
+    kinds = (_worker(connection, prefix, queue) for connection in connections)
+    return [kind for kind in kinds if kind is not None]
 
 
 _PROCESS = re.compile(r".+-\d+")

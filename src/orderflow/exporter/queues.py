@@ -9,18 +9,18 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from orderflow.breaker import outage_key
 from orderflow.bull.fleet import connected_workers
 from orderflow.bull.queues import JobQueues
-from orderflow.contract import MAX_PRIORITY, Priorities, Priority, QueueName
+from orderflow.contract import MAX_PRIORITY, Priorities, Priority
 from orderflow.exporter.servers import server_metrics
 
 #: The breakers that processes tell of.
@@ -37,6 +37,8 @@ _STATES = {
     "paused": ("paused", True),
     "waiting-children": ("waiting-children", False),
 }
+#: Names a part of one queue.
+_Key = Callable[[str], str]
 #: A score of a job with a priority is that times this, and a counter.
 _PRIORITY_STEP = 2**32
 #: A score of a delayed job is the end of its delay in milliseconds times this, and a counter.
@@ -51,7 +53,7 @@ async def redis_metrics(queues: JobQueues, priorities: Priorities) -> list[Metri
             _queue_metrics(queues, priorities),
             _workers(queues),
             _breakers(queues),
-            server_metrics(queues.client),
+            server_metrics(queues.clients()[0]),
         )
     except (RedisError, OSError):
         up.add_metric([], 0)
@@ -92,13 +94,14 @@ class _Queue:
     oldest_s: Mapping[str, float]
 
 
-async def _look(redis: Redis, key: str, priorities: Priorities) -> _Queue:
+async def _look(queues: JobQueues, queue: str, priorities: Priorities) -> _Queue:
+    redis, key = queues.client_of(queue), partial(queues.names.key, queue)
     sizes, completed, failed, paused, overdue_s, oldest_s = await asyncio.gather(
-        asyncio.gather(*(_size(redis, f"{key}:{name}", k) for name, k in _STATES.values())),
-        _ended(redis, f"{key}:metrics:completed"),
-        _ended(redis, f"{key}:metrics:failed"),
-        _of(redis.hexists(f"{key}:meta", "paused")),
-        _overdue_s(redis, f"{key}:delayed"),
+        asyncio.gather(*(_size(redis, key(name), is_list) for name, is_list in _STATES.values())),
+        _ended(redis, key("metrics:completed")),
+        _ended(redis, key("metrics:failed")),
+        _of(redis.hexists(key("meta"), "paused")),
+        _overdue_s(redis, key("delayed")),
         _oldest_s(redis, key, priorities),
     )
     counts = dict(zip(_STATES, sizes, strict=True))
@@ -127,18 +130,18 @@ async def _overdue_s(redis: Redis, key: str) -> float:
     return max(0.0, time.time() - first[0][1] / _DELAY_STEP / 1000) if first else 0.0
 
 
-async def _oldest_s(redis: Redis, key: str, priorities: Priorities) -> Mapping[str, float]:
+async def _oldest_s(redis: Redis, key: _Key, priorities: Priorities) -> Mapping[str, float]:
     """Return by priority the age of the job that is next in line, 0 where none waits."""
     heads = [
-        *(("none", _of(redis.lindex(f"{key}:{name}", -1))) for name in ("wait", "paused")),
+        *(("none", _of(redis.lindex(key(name), -1))) for name in ("wait", "paused")),
         *(
-            (name, _first(redis, f"{key}:prioritized", *numbers))
+            (name, _first(redis, key("prioritized"), *numbers))
             for name, numbers in _ranges(priorities)
         ),
     ]
     ids = await asyncio.gather(*(head for _, head in heads))
     names = [name for name, _ in heads]
-    ages = await asyncio.gather(*(_age_s(redis, f"{key}:{job_id}", job_id) for job_id in ids))
+    ages = await asyncio.gather(*(_age_s(redis, key, job_id) for job_id in ids))
     oldest = dict.fromkeys(names, 0.0)
     for name, age_s in zip(names, ages, strict=True):
         oldest[name] = max(oldest[name], age_s)
@@ -164,11 +167,11 @@ async def _first(redis: Redis, key: str, low: int, high: int) -> str | None:
     return str(found[0]) if found else None
 
 
-async def _age_s(redis: Redis, key: str, job_id: str | None) -> float:
+async def _age_s(redis: Redis, key: _Key, job_id: str | None) -> float:
     """Return how long ago a job was added, or its delay was over; 0 if there is none."""
     if job_id is None:
         return 0.0
-    added_ms, options = await _of(redis.hmget(key, ["timestamp", "opts"]))
+    added_ms, options = await _of(redis.hmget(key(job_id), ["timestamp", "opts"]))
     if added_ms is None:
         return 0.0
     try:
@@ -180,8 +183,9 @@ async def _age_s(redis: Redis, key: str, job_id: str | None) -> float:
 
 
 async def _queue_metrics(queues: JobQueues, priorities: Priorities) -> list[Metric]:
-    looks = (_look(queues.client, f"{queues.prefix}:{name}", priorities) for name in QueueName)
-    seen = dict(zip(QueueName, await asyncio.gather(*looks), strict=True))
+    names = queues.names.all()
+    looks = (_look(queues, name, priorities) for name in names)
+    seen = dict(zip(names, await asyncio.gather(*looks), strict=True))
     count = _gauge("bullmq_job_count", "Number of jobs in the queue by state", "state")
     paused = _gauge("orderflow_queue_paused", "Whether the queue is paused.")
     oldest = _gauge(
@@ -209,7 +213,7 @@ async def _queue_metrics(queues: JobQueues, priorities: Priorities) -> list[Metr
     ]
 
 
-def _ended_metrics(how: str, queues: Mapping[QueueName, _Ended]) -> Iterator[Metric]:
+def _ended_metrics(how: str, queues: Mapping[str, _Ended]) -> Iterator[Metric]:
     # BullMQ's own name, and that of an exporter whose board is in use.
     for jobs in ("job", "jobs"):
         total = CounterMetricFamily(
@@ -232,21 +236,20 @@ async def _workers(queues: JobQueues) -> Sequence[Metric]:
         return []
     on_queue = Counter(worker.queue for worker in connected)
     workers = _gauge("orderflow_workers_connected", "Workers that are connected to Redis.")
-    for name in QueueName:
+    for name in queues.names.all():
         workers.add_metric([name], on_queue[name])
     return [workers]
 
 
 async def _breakers(queues: JobQueues) -> Sequence[Metric]:
-    keys = [outage_key(queues.prefix, breaker) for breaker in _BREAKERS]
-    told = await asyncio.gather(*(_of(queues.client.exists(key)) for key in keys))
+    told = await asyncio.gather(*(queues.told_of_outage(breaker) for breaker in _BREAKERS))
     breakers = GaugeMetricFamily(
         "orderflow_breaker_open",
         "Whether a process leaves this alone because it failed.",
         labels=["breaker"],
     )
-    for breaker, is_told in zip(_BREAKERS, told, strict=True):
-        breakers.add_metric([breaker], is_told)
+    for breaker, outage in zip(_BREAKERS, told, strict=True):
+        breakers.add_metric([breaker], outage is not None)
     return [breakers]
 
 

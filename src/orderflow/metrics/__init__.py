@@ -9,13 +9,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from orderflow import __version__
-from orderflow.breaker import CircuitBreaker
 from orderflow.metrics.instruments import Counter, Gauge, Histogram, Reading
 
 _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -172,8 +171,20 @@ _INSTRUMENTS = tuple(
 _PROCESS = ProcessCollector(registry=None)
 
 
+class ShownBreaker(Protocol):
+    """What there is to show of a breaker, or of several as one."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open, or any of them."""
+
+    @property
+    def changes(self) -> int:
+        """How often it opened, anew or again, and closed."""
+
+
 @contextmanager
-def breaker_shown(name: str, breaker: CircuitBreaker) -> Iterator[None]:
+def breaker_shown(name: str, breaker: ShownBreaker) -> Iterator[None]:
     """Show the state of a breaker while inside."""
     with (
         BREAKER_OPEN.of(lambda: breaker.is_open, name),

@@ -75,7 +75,7 @@ _ORDERS_LOOKED_AT = 10_000
 
 async def redis_health(queues: JobQueues) -> RedisHealth:
     """Ask Redis how it is. Raises redis.RedisError."""
-    info = await queues.client.info()
+    info = await queues.clients()[0].info()
     return RedisHealth(
         version=str(info["redis_version"]),
         used_bytes=int(info["used_memory"]),
@@ -111,11 +111,12 @@ async def violated_invariants(db: Database, settings: Settings) -> list[Violatio
 
 
 async def _runs(queues: JobQueues, end: str) -> list[ReconcilerRun]:
-    key = f"{queues.prefix}:{QueueName.ORDERS}"
-    newest: Any = await queues.client.zrange(f"{key}:{end}", 0, _LOOKED_AT - 1, desc=True)
-    for job_id in newest:
-        parts: list[Any] = await queues.client.hmget(
-            f"{key}:{job_id}", ["name", "finishedOn", "failedReason", "returnvalue"]
+    redis: Any = queues.client_of(QueueName.ORDERS)
+    ended = queues.names.key(QueueName.ORDERS, end)
+    for job_id in await redis.zrange(ended, 0, _LOOKED_AT - 1, desc=True):
+        key = queues.names.key(QueueName.ORDERS, job_id)
+        parts: list[Any] = await redis.hmget(
+            key, ["name", "finishedOn", "failedReason", "returnvalue"]
         )
         name, ended_ms, reason, result = parts
         if name == JobName.RECONCILE and ended_ms is not None:

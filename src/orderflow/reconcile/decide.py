@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.contract import PaymentMethod
 from orderflow.gateways import Approved, Declined, Reply
 from orderflow.orders import OPEN_ORDER, PaymentStatus, Row

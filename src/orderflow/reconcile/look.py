@@ -11,7 +11,8 @@ from uuid import UUID
 
 import structlog
 
-from orderflow.bull.queues import JobQueues, JobState
+from orderflow.bull.queues import JobQueues
+from orderflow.bull.states import JobState
 from orderflow.contract import (
     NewJob,
     PaymentMethod,

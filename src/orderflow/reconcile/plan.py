@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from orderflow.bull.queues import JobQueues, JobState
+from orderflow.bull.queues import JobQueues
+from orderflow.bull.states import JobState
 from orderflow.db import Database
 from orderflow.gateways import Gateway
 from orderflow.orders import OrderStatus

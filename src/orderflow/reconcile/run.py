@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 
 import structlog
 
-from orderflow.bull.queues import JobQueues, JobState
+from orderflow.bull.queues import JobQueues
+from orderflow.bull.states import JobState
 from orderflow.charge import count_outcome, expire_payment, write_outcome
 from orderflow.contract import PaymentMethod, QueueName
 from orderflow.db import Database

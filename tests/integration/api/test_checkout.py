@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from orderflow.bull.queues import JobState
+from orderflow.bull.states import JobState
 from orderflow.contract import payment_job
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port, start_redis

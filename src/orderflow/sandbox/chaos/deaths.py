@@ -82,7 +82,7 @@ async def _poison(run: Run) -> list[str]:
 
 async def _is_put_aside(run: Run, job_id: str) -> bool:
     async with run.stack.redis_client() as redis:
-        key = f"{run.stack.settings.queue_prefix}:{QueueName.PAYMENTS}:{job_id}"
+        key = run.stack.settings.queue_names.key(QueueName.PAYMENTS, job_id)
         return "ended its worker" in (await redis.hget(key, "failedReason") or "")
 
 
@@ -127,7 +127,7 @@ async def _deliver_again(run: Run) -> None:
     async with run.stack.redis_client() as redis, open_queues(run.stack.settings) as queues:
         while True:
             for queue in (QueueName.PAYMENTS, QueueName.NOTIFICATIONS):
-                async for key in redis.scan_iter(f"{run.stack.settings.queue_prefix}:{queue}:*-*"):
+                async for key in redis.scan_iter(queues.names.key(queue, "*-*")):
                     job_id = key.rpartition(":")[2]
                     if job_id in seen or job_id.startswith("again-") or key.endswith(":lock"):
                         continue

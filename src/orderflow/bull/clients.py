@@ -1,0 +1,32 @@
+"""The clients of the queues: one for all, and on a cluster one for each prefix."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+
+
+class QueueClients:
+    """Gives the client of a prefix, which is made when it is first asked for.
+
+    `connect` makes one. Only where they are `by_prefix` does each prefix have its own: on a cluster
+    its keys are on one master, and those of another prefix may be on another.
+    """
+
+    def __init__(self, connect: Callable[[str], Redis], *, by_prefix: bool = False) -> None:
+        self._connect = connect
+        self._by_prefix = by_prefix
+        self._made: dict[str, Redis] = {}
+
+    def of(self, prefix: str) -> Redis:
+        """Return the client for all keys that begin with this prefix."""
+        place = prefix if self._by_prefix else ""
+        if place not in self._made:
+            self._made[place] = self._connect(prefix)
+        return self._made[place]
+
+    async def aclose(self) -> None:
+        """Close all clients that were made."""
+        await asyncio.gather(*(client.aclose() for client in self._made.values()))

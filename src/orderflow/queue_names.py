@@ -1,0 +1,48 @@
+"""What the queues are called, and their keys in Redis. Nothing here does I/O.
+
+A prefix may have a `*`, which stands for the name of the queue: `{bull-*}` gives each queue a hash
+tag of its own, by which a Redis Cluster keeps all keys of one queue together, and not those of all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orderflow.contract import QueueName
+
+_QUEUE = "*"
+#: In the place of a queue's name, for what belongs to none.
+_NO_QUEUE = "shared"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueNames:
+    """How queues and their keys are called under `prefix`, which is QUEUE_PREFIX."""
+
+    prefix: str = "bull"
+
+    def prefix_of(self, queue: str) -> str:
+        """Return the prefix that BullMQ is given for a queue."""
+        return self.prefix.replace(_QUEUE, queue)
+
+    def key(self, queue: str, part: str) -> str:
+        """Return the key of one part of a queue, as `wait`, or of one of its jobs by its id."""
+        return f"{self.prefix_of(queue)}:{queue}:{part}"
+
+    def all(self) -> list[str]:
+        """Return every queue of the contract."""
+        return [queue.value for queue in QueueName]
+
+    @property
+    def shared_prefix(self) -> str:
+        """What the names begin with that belong to no queue."""
+        return self.prefix_of(_NO_QUEUE)
+
+    @property
+    def orders_changed(self) -> str:
+        """The channel on which changed orders are told of: none of BullMQ's."""
+        return f"{self.shared_prefix}:orders-changed"
+
+    def outage(self, breaker: str) -> str:
+        """Return the key that is there while a breaker is open: none of BullMQ's."""
+        return f"{self.shared_prefix}:orderflow:breaker:{breaker}"

@@ -1,18 +1,25 @@
-"""Redis connections, with the time limits that BullMQ's Python client needs but does not set."""
+"""Redis connections, with the time limits that BullMQ's Python client needs but does not set.
+
+A client talks to one server: the one there is, or the master that `finding.py` finds at every
+connect. All keys that it is asked for begin with its `prefix`, which decides that in a cluster.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from orderflow.bull.finding import FoundConnection, FoundTlsConnection, finder_for
 from orderflow.bull.pipelined import PipelinedRedis
 from orderflow.redis_servers import RedisServers
+
+Client = TypeVar("Client", bound=Redis)
 
 #: A Redis that owes a reply for so long is gone, or is not to be reached on this connection. A
 #: lost connection is not noticed in another way, and TCP would go on with it for minutes.
@@ -24,36 +31,44 @@ BLOCK_S = 1
 _CONNECT_TIMEOUT_S = 1.0
 
 
-# All keys that a client is asked for begin with its `prefix`.
-
-
-def connect_producer(servers: RedisServers, timeout_ms: int, prefix: str) -> Redis:  # noqa: ARG001
+def connect_producer(servers: RedisServers, timeout_ms: int, prefix: str) -> Redis:
     """Return a client that answers or fails within `timeout_ms`, for adding and looking."""
     timeout_s = timeout_ms / 1000
-    return PipelinedRedis.from_url(
-        servers.dsn,
+    options = {
         # BullMQ reads text; without this a processor would silently get no data.
-        decode_responses=True,
-        protocol=2,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-    )
+        "decode_responses": True,
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    return _client(PipelinedRedis, servers, prefix, options)
 
 
-def connect_worker(servers: RedisServers, prefix: str) -> Redis:  # noqa: ARG001
+def connect_worker(servers: RedisServers, prefix: str) -> Redis:
     """Return a client for the commands of one BullMQ worker. The worker closes it."""
-    return PipelinedRedis.from_url(servers.dsn, **_WORKER_OPTIONS)
+    return _client(PipelinedRedis, servers, prefix, _WORKER_OPTIONS)
 
 
-def connect_wait(servers: RedisServers, prefix: str) -> Redis:  # noqa: ARG001
+def connect_wait(servers: RedisServers, prefix: str) -> Redis:
     """Return a client for the blocking wait of one BullMQ worker. The worker closes it."""
-    return Redis.from_url(servers.dsn, **_WORKER_OPTIONS)
+    return _client(Redis, servers, prefix, _WORKER_OPTIONS)
 
 
-def connect_listener(servers: RedisServers, prefix: str) -> Redis:  # noqa: ARG001
+def connect_listener(servers: RedisServers, prefix: str) -> Redis:
     """Return a client for listening to a channel. Whoever listens closes it."""
-    return Redis.from_url(servers.dsn, **_WORKER_OPTIONS)
+    return _client(Redis, servers, prefix, _WORKER_OPTIONS)
+
+
+def _client(
+    kind: type[Client], servers: RedisServers, prefix: str, options: dict[str, Any]
+) -> Client:
+    pool = ConnectionPool.from_url(servers.first_dsn, **options)
+    finder = finder_for(servers, prefix, pool.connection_class, pool.connection_kwargs)
+    if finder is not None:
+        pool.connection_class = _FINDING[pool.connection_class]
+        pool.connection_kwargs["finder"] = finder
+    return cast(Client, kind.from_pool(pool))
 
 
 async def _log_in(connection: AbstractConnection) -> None:
@@ -63,6 +78,11 @@ async def _log_in(connection: AbstractConnection) -> None:
     except TimeoutError as error:
         raise RedisTimeoutError("Redis was silent at login") from error
 
+
+_FINDING: dict[type[AbstractConnection], type[AbstractConnection]] = {
+    Connection: FoundConnection,
+    SSLConnection: FoundTlsConnection,
+}
 
 _WORKER_OPTIONS: dict[str, Any] = {
     "decode_responses": True,

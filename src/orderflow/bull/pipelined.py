@@ -22,9 +22,11 @@ from redis.asyncio.connection import Connection
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, NoScriptError
+from redis.exceptions import DataError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from orderflow.bull.finding import MasterFinder
+from orderflow.bull.moved import has_left, is_moving, say_of_a_cluster
 from orderflow.metrics import PIPELINE_COMMANDS, PIPELINE_DEPTH
 
 #: Commands that are on their way at once; the rest wait here, so that neither side's buffers grow.
@@ -42,6 +44,11 @@ _BLOCKING = frozenset(
     }
 )
 
+#: Between two tries of a command whose keys are on their way to another server; the first at once.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
+#: How long is tried where a client has no limit of its own.
+_MOVING_S = 2.0
+
 #: A loop that stood still reads what lies in its sockets before it calls anybody late.
 LAST_LOOK_S = 0.01
 _NOT_ENOUGH = object()
@@ -53,11 +60,18 @@ class PipelinedRedis(Redis):
     A command that is under way when the connection fails raises redis.ConnectionError, or
     redis.TimeoutError if Redis was silent for `socket_timeout`: it may or may not have been done.
     It is never sent twice. The next command connects anew.
+
+    Where the master has to be found, a command is sent to the next one if this one says that it was
+    not done here, for as long as `socket_timeout`; then it raises redis.ConnectionError.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        options = self.connection_pool.connection_kwargs
+        self._finder: MasterFinder | None = options.get("finder")
+        self._moving_s: float = options.get("socket_timeout") or _MOVING_S
         self._wire: _Wire | None = None
+        self._left: WeakSet[_Wire] = WeakSet()
         self._connecting: asyncio.Future[_Wire] | None = None
 
     def register_script(self, script: Any) -> AsyncScript:  # type: ignore[override]
@@ -87,7 +101,10 @@ class PipelinedRedis(Redis):
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self._connected()
-        return await wire.ask(packed)
+        try:
+            return await wire.ask(packed)
+        except ResponseError as error:
+            return await self._send_elsewhere(packed, wire, error)
 
     async def send_all(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Send many commands for less than by `send`; an error stands in the place of its reply.
@@ -97,17 +114,61 @@ class PipelinedRedis(Redis):
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self._connected()
-        replies = [wire.ask(hiredis.pack_command(tuple(command))) for command in commands]
-        return await asyncio.gather(*replies, return_exceptions=True)
+        packed = [hiredis.pack_command(tuple(command)) for command in commands]
+        replies = await asyncio.gather(*map(wire.ask, packed), return_exceptions=True)
+        errors = {n: reply for n, reply in enumerate(replies) if isinstance(reply, ResponseError)}
+        again = await asyncio.gather(
+            *(self._send_elsewhere(packed[n], wire, error) for n, error in errors.items()),
+            return_exceptions=True,
+        )
+        for n, reply in zip(errors, again, strict=True):
+            replies[n] = reply
+        return replies
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close all connections. Commands under way raise redis.ConnectionError."""
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._wire is not None:
-            self._wire.end(RedisConnectionError("the client was closed"))
-            self._wire = None
+        for wire in (self._wire, *self._left):
+            if wire is not None:
+                wire.end(RedisConnectionError("the client was closed"))
+        self._wire = None
         await super().aclose(close_connection_pool)
+
+    async def _send_elsewhere(self, packed: bytes, wire: _Wire, error: ResponseError) -> Any:
+        """Send a command again that was not done, since its keys are elsewhere or on their way.
+
+        Any other error is raised as it is.
+        """
+        if self._finder is None:
+            say_of_a_cluster(error)
+            raise error
+        until = asyncio.get_running_loop().time() + self._moving_s
+        pause_s = 0.0
+        while has_left(error) or is_moving(error):
+            if has_left(error) and self._wire is wire:
+                self._finder.learn(error)
+                self._leave(wire)
+            if asyncio.get_running_loop().time() + pause_s > until:
+                raise RedisConnectionError(f"the keys are on the way: {error}") from error
+            await asyncio.sleep(pause_s)
+            pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s or _FIRST_PAUSE_S)
+            wire = await self._open()
+            try:
+                return await wire.ask(packed)
+            except ResponseError as again:
+                error = again
+        raise error
+
+    def _leave(self, wire: _Wire) -> None:
+        """Have the next command connect anew; what is under way here may still be answered."""
+        self._wire = None
+        self._left.add(wire)
+        wire.end_later()
+
+    async def _open(self) -> _Wire:
+        wire = self._wire
+        return await self._connected() if wire is None or wire.closed else wire
 
     async def _connected(self) -> _Wire:
         """Return the open wire; many that ask at once make one."""
@@ -151,11 +212,18 @@ class _PipelinedScript(AsyncScript):
     async def call_all(self, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """Call the script for each keys and arguments; an error stands in the place of a reply."""
         redis = cast(PipelinedRedis, self.registered_client)
+        commands = [("EVALSHA", self.sha, len(keys), *keys, *args) for keys, args in calls]
         # Once, and not for each call that Redis would answer that it does not know the script.
         await redis.script_load(self.script)
-        return await redis.send_all(
-            ("EVALSHA", self.sha, len(keys), *keys, *args) for keys, args in calls
-        )
+        replies = await redis.send_all(commands)
+        unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            # Another master than the one it was loaded on.
+            await redis.script_load(self.script)
+            again = await redis.send_all(commands[n] for n in unknown)
+            for n, reply in zip(unknown, again, strict=True):
+                replies[n] = reply
+        return replies
 
 
 class _Wire(asyncio.Protocol):
@@ -233,6 +301,11 @@ class _Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is under way: nobody knows what Redis did of it."""
         self.end(RedisConnectionError(f"the connection to Redis was lost: {exc or 'closed'}"))
+
+    def end_later(self) -> None:
+        """Close the connection when whatever is under way was answered, or is late."""
+        late = RedisConnectionError("Redis is elsewhere now")
+        self._loop.call_later(self._timeout_s or _MOVING_S, self.end, late)
 
     def end(self, error: Exception) -> None:
         """Close the connection, and fail with `error` whatever waits for a reply."""

@@ -30,7 +30,7 @@ from bench.errors import RowAborted
 from bench.fleet_looks import Connections, Cost, Jobs, Memory, connections, cost, memory
 from bench.machine import busy_percent
 from bench.processes import Program, python, wait_until
-from bench.report import write_stamped
+from bench.report import aligned, write_stamped
 from bench.servers import (
     POSTGRES_SETTINGS,
     SHOP_ORDERS,
@@ -97,7 +97,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fleet", description=__doc__)
     parser.add_argument("--workers", type=int, default=100, help="processes (default 100)")
     parser.add_argument("--slots", type=int, default=10, help="jobs at once in each (default 10)")
-    parser.add_argument("--wait-ms", type=int, default=3_000, help="the gateway's (default 3000)")
+    parser.add_argument("--wait-ms", type=int, default=5_000, help="the gateway's (default 5000)")
     parser.add_argument("--rest-s", type=float, default=20, help="rest to look at (default 20)")
     given = parser.parse_args()
     options = _Options(given.workers, given.slots, given.wait_ms, given.rest_s)
@@ -128,14 +128,10 @@ def main() -> int:
 def _gateway(lab: Lab, options: _Options) -> Iterator[str]:
     """Run a gateway that takes its time; give its address."""
     port = free_port()
-    command = python(
-        "orderflow.sandbox.gateway",
-        *("--port", str(port), "--ledger", str(lab.folder / "ledger.sqlite")),
-        *("--latency-ms", str(options.wait_ms)),
-    )
+    command = python("bench.slow_gateway", str(port), str(options.wait_ms))
     url = f"http://127.0.0.1:{port}"
     with lab.running("gateway", command, {}) as program:
-        wait_until(lambda: _answers(f"{url}/livez"), "the gateway", [program])
+        wait_until(lambda: _answers(f"{url}/charges"), "the gateway", [program])
         yield url
 
 
@@ -229,13 +225,13 @@ class _Run:
             "completed": queue.count("completed"),
             "left": sum(map(queue.count, ("wait", "active", "prioritized", "delayed", "failed"))),
             "begun more than once": queue.twice(),
-            "charged": charged["succeeded"],
-            "charges": charged["count"],
+            "charged": charged["keys"],
+            "calls of the gateway": charged["calls"],
             "paid": settled["paid"],
         }
         wanted = {
             **{"completed": jobs, "left": 0, "begun more than once": 0},
-            **{"charged": jobs, "charges": jobs, "paid": jobs},
+            **{"charged": jobs, "calls of the gateway": jobs, "paid": jobs},
         }
         if found != wanted:
             raise RowAborted(f"wanted {wanted}, found {found}")
@@ -375,11 +371,7 @@ def _table(found: dict[str, _Found], redis_alone: float) -> str:
             ("exit statuses", lambda f: ", ".join(map(str, f.statuses))),
         )
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return aligned(rows)
 
 
 def _say(text: str) -> None:

@@ -60,12 +60,12 @@ class Cost:
 
 def cost(lab: Lab, pids: Sequence[int], during: Callable[[], None]) -> Cost:
     """Return what Redis and the processes computed while `during` ran."""
-    before = _redis_cpu_s(lab), _cpu_s(pids), _calls(lab), time.monotonic()
+    before = lab.redis_cpu_s(), _cpu_s(pids), _calls(lab), time.monotonic()
     during()
     took_s = time.monotonic() - before[3]
     calls = _calls(lab)
     return Cost(
-        redis_percent=100 * (_redis_cpu_s(lab) - before[0]) / took_s,
+        redis_percent=100 * (lab.redis_cpu_s() - before[0]) / took_s,
         workers_percent=100 * (_cpu_s(pids) - before[1]) / took_s,
         commands={
             name: (count - before[2].get(name, 0)) / took_s
@@ -74,11 +74,6 @@ def cost(lab: Lab, pids: Sequence[int], during: Callable[[], None]) -> Cost:
             if name not in ("info", "client|list") and count > before[2].get(name, 0)
         },
     )
-
-
-def _redis_cpu_s(lab: Lab) -> float:
-    used = lab.redis.info("cpu")
-    return float(used["used_cpu_user"] + used["used_cpu_sys"])
 
 
 def _calls(lab: Lab) -> dict[str, int]:

@@ -40,11 +40,11 @@ def main() -> int:
 
 
 def _measure(lab: Lab, place: Place, orders: int) -> int:
-    redis_before_s = _redis_cpu_s(lab)
+    redis_before_s = lab.redis_cpu_s()
     # In a process of its own, whose memory is all that the run takes.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         run = pool.submit(_run, place, orders).result()
-    redis_us = (_redis_cpu_s(lab) - redis_before_s) / orders * 1e6
+    redis_us = (lab.redis_cpu_s() - redis_before_s) / orders * 1e6
     queued = lab.redis.zcard(f"{place.prefix}:{QueueName.PAYMENTS}:prioritized")
     if queued != orders or run.jobs_added != orders:
         raise RowAborted(f"{queued} of {orders} jobs are queued, {run.jobs_added} were added")
@@ -85,11 +85,6 @@ async def _refill(place: Place, orders: int) -> Counts:
         return await run_once(
             db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
         )
-
-
-def _redis_cpu_s(lab: Lab) -> float:
-    used = lab.redis.info("cpu")
-    return float(used["used_cpu_user"] + used["used_cpu_sys"])
 
 
 def _peak_mib() -> float:

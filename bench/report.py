@@ -33,11 +33,15 @@ _HEADINGS = (
 
 def table(results: Sequence[Result]) -> str:
     """Return the results as aligned text."""
-    lines = [_HEADINGS, *map(_line, results)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return aligned([_HEADINGS, *map(_line, results)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of as many cells each as lines, the columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )
 
 

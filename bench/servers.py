@@ -9,12 +9,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import psutil
 from redis import Redis
 
 from bench.processes import Program, wait_until
@@ -126,6 +127,23 @@ class Lab:
     def sql(self, statement: str, *args: Any, database: str = "template1") -> list[Any]:
         """Run one statement and return its rows."""
         return fetch(self.url_of(database), statement, *args)
+
+    def redis_cpu_s(self) -> float:
+        """Return how long Redis has computed since its start."""
+        used = self.redis.info("cpu")
+        return float(used["used_cpu_user"] + used["used_cpu_sys"])
+
+    def postgres_cpu_s(self) -> float:
+        """Return how long all processes of PostgreSQL have computed since its start."""
+        assert self._postgres is not None, "this row did not ask for PostgreSQL"
+        postmaster = psutil.Process(self._postgres.process.pid)
+        ended = postmaster.cpu_times()
+        used = ended.user + ended.system + ended.children_user + ended.children_system
+        for process in postmaster.children():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used += times.user + times.system
+        return float(used)
 
     @contextmanager
     def running(

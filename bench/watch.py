@@ -21,8 +21,8 @@ def jobs_per_second(watch: QueueWatch, jobs: int, programs: Sequence[Program]) -
 
     Raises RowAborted when a program ends or nothing goes on.
     """
-    first, started_s = _wait_for(watch, int(jobs * _WARM_UP), programs)
-    last, ended_s = _wait_for(watch, jobs, programs)
+    first, started_s = wait_for(watch, int(jobs * _WARM_UP), programs)
+    last, ended_s = wait_for(watch, jobs, programs)
     return (last - first) / (ended_s - started_s)
 
 
@@ -37,7 +37,7 @@ def check_done(watch: QueueWatch, jobs: int, programs: Sequence[Program]) -> Non
         )
 
 
-def _wait_for(watch: QueueWatch, count: int, programs: Sequence[Program]) -> tuple[int, float]:
+def wait_for(watch: QueueWatch, count: int, programs: Sequence[Program]) -> tuple[int, float]:
     """Return how many jobs were completed when at least `count` were, and when."""
     seen, seen_at_s = -1, now_s()
     while True:

@@ -1,10 +1,13 @@
-"""What is installed is pinned and hashed, and is what pyproject.toml asks for."""
+"""What is installed is pinned, hashed and explained, and is what pyproject.toml asks for."""
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +70,44 @@ def test_one_package_has_one_version(name: str) -> None:
     everything = pins("dev")
     apart = {package: version for package, version in pins(name).items() if package in everything}
     assert apart == {package: everything[package] for package in apart}
+
+
+def asked() -> list[str]:
+    """Return the names of all that pyproject.toml asks for, for whatever."""
+    lists = (PROJECT["project"]["dependencies"], *EXTRAS.values(), *GROUPS.values())
+    names = {canonicalize_name(Requirement(one).name) for each in lists for one in each}
+    return sorted(names - {PROJECT["project"]["name"]})
+
+
+def test_the_page_explains_each_dependency_and_no_other() -> None:
+    page = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
+    explained = re.findall(r"^\| `([^`]+)` \| [^|]*\w", page, re.MULTILINE)
+    assert sorted(set(explained)) == asked()
+
+
+def imported(file: Path) -> set[str]:
+    """Return the modules that a file imports, by the first part of their names."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {one.name.partition(".")[0] for one in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def test_what_the_code_imports_is_asked_for() -> None:
+    modules = {
+        module
+        for folder in ("src", "workers")
+        for file in (ROOT / folder).rglob("*.py")
+        for module in imported(file)
+    }
+    brought_by = packages_distributions()
+    unasked = {
+        module
+        for module in modules - sys.stdlib_module_names - {"orderflow", "workers"}
+        if not {canonicalize_name(name) for name in brought_by[module]} & set(asked())
+    }
+    # redis[hiredis], and a part of pydantic at the version that it wants.
+    assert unasked == {"hiredis", "pydantic_core"}

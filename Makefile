@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test chaos bench check audit lock upgrade-check format clean node prometheus chromium balancers
+.PHONY: help run test chaos bench check docs dist sbom audit lock upgrade-check format clean node prometheus chromium balancers
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -35,6 +35,24 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, dead links
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/check_links.py
+
+docs: $(VENV)/.dev ## Build the documentation as a site, in build/site, and look for dead links in it
+	@$(BIN)/python docs/gather.py build/pages
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@$(BIN)/python tests/check_site.py build/site
+
+# The wheel is built from the sdist, as whoever takes that alone will do.
+dist: $(VENV)/.dev ## Build what is released, in dist: the sdist, and the wheel
+	@rm -rf dist
+	@$(BIN)/hatchling build -t sdist
+	@$(BIN)/$(subst install,wheel,$(PIP)) --quiet --no-deps --no-build-isolation -w dist dist/*.tar.gz
+	@ls dist
+
+sbom: dist ## Write down what an installed orderflow consists of, as CycloneDX, in build
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/shipped
+	@$(BIN)/uv pip install --quiet --python build/shipped --require-hashes -r requirements/app.txt
+	@$(BIN)/uv pip install --quiet --python build/shipped --no-deps dist/*.whl
+	@$(BIN)/python tests/sbom.py build/shipped/bin/python $$(ls dist/*.tar.gz | sed 's|dist/\(.*\)\.tar\.gz|build/\1.cdx.json|')
 
 audit: $(VENV)/.tools ## Look for known vulnerabilities of what is pinned; needs the Internet
 	@tests/audit

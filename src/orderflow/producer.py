@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import partial
 from typing import Any, Self
 
 from orderflow.bull.clients import QueueClients
-from orderflow.bull.connection import connect_producer
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import (
     NewJob,
@@ -39,8 +37,9 @@ _ANY_DEPTH = 2**53
 
 
 class JobProducer:
-    """Adds jobs on one Redis, over one connection. Use it as an async context.
+    """Adds jobs, over one connection; in a cluster one for each queue. Use it as an async context.
 
+    Of a Redis that is found by Sentinel, or is a cluster, RedisServers say where it is.
     `prefix` and `priorities` are QUEUE_PREFIX and PRIORITY_HIGH, _MEDIUM and _LOW of the workers.
     Each method returns the id of the job, which for jobs of the contract is made of what they are
     about: to add one again does nothing while the first exists, so after a redis.RedisError, which
@@ -48,12 +47,17 @@ class JobProducer:
     """
 
     def __init__(
-        self, redis_url: str, *, prefix: str = "bull", priorities: Priorities | None = None
+        self,
+        redis_url: str | RedisServers,
+        *,
+        prefix: str = "bull",
+        priorities: Priorities | None = None,
     ) -> None:
         self._priorities = priorities or Priorities()
-        servers = RedisServers(redis_url)
-        self._clients = QueueClients(partial(connect_producer, servers, _TIMEOUT_MS))
+        servers = RedisServers(redis_url) if isinstance(redis_url, str) else redis_url
         names = QueueNames(prefix)
+        names.check(cluster=servers.cluster)
+        self._clients = QueueClients.to(servers, _TIMEOUT_MS)
         self._queues = JobQueues(self._clients, names, self._priorities, _ANY_DEPTH)
 
     async def __aenter__(self) -> Self:

@@ -21,6 +21,20 @@ class QueueNames:
 
     prefix: str = "bull"
 
+    def check(self, *, cluster: bool) -> None:
+        """Raise ValueError for names that cannot be on a Redis Cluster, if they are to be."""
+        if cluster and not self._hash_tag:
+            raise ValueError(
+                "QUEUE_PREFIX must have a part in braces with REDIS_CLUSTER, as {bull-*}: by it a "
+                "cluster keeps all keys of a queue on one server"
+            )
+
+    @property
+    def _hash_tag(self) -> str:
+        """The part of each key that says where it is, as a cluster reads it; empty for none."""
+        tag, end, _ = self.prefix.partition("{")[2].partition("}")
+        return tag if end else ""
+
     def prefix_of(self, queue: str) -> str:
         """Return the prefix that BullMQ is given for a queue."""
         return self.prefix.replace(_QUEUE, queue)

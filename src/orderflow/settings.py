@@ -342,6 +342,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _priorities_in_order(self) -> Self:
         if len({self.priority_high, self.priority_medium, self.priority_low}) < 3:
+    @model_validator(mode="after")
+    def _a_queue_is_in_one_place(self) -> Self:
+        self.queue_names.check(cluster=self.redis_cluster)
+        return self
+
             raise ValueError("PRIORITY_HIGH, PRIORITY_MEDIUM and PRIORITY_LOW must differ")
         return self
 

@@ -462,7 +462,7 @@ async def test_servers_and_violations_are_told_in_plain_words(
     )
     redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
-        health = await redis_health(resources.queues)
+        [health] = await redis_health(resources.queues)
     finally:
         redis.config_set("maxmemory-policy", "noeviction")
     assert health.trouble == ["it drops jobs when its memory is full (allkeys-lru)"]

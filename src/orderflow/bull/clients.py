@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import Self
 
 from redis.asyncio import Redis
+
+from orderflow.bull.connection import connect_producer
+from orderflow.redis_servers import RedisServers
 
 
 class QueueClients:
@@ -19,6 +24,11 @@ class QueueClients:
         self._connect = connect
         self._by_prefix = by_prefix
         self._made: dict[str, Redis] = {}
+
+    @classmethod
+    def to(cls, servers: RedisServers, timeout_ms: int) -> Self:
+        """Return clients that answer or fail within `timeout_ms`."""
+        return cls(partial(connect_producer, servers, timeout_ms), by_prefix=servers.cluster)
 
     def of(self, prefix: str) -> Redis:
         """Return the client for all keys that begin with this prefix."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orderflow.bull.masters import masters_of
 from orderflow.bull.queues import JobQueues
 from orderflow.queue_names import QueueNames
 
@@ -50,14 +51,13 @@ class RunningJob:
 
 
 async def connected_workers(queues: JobQueues) -> list[ConnectedWorker]:
-    """Return the workers on every queue of our prefix. Raises redis.RedisError."""
-    # Two clients may be on the same server.
-    found = {
-        (connection.get("laddr"), connection["addr"], connection["id"]): connection
-        for connections in await asyncio.gather(*(c.client_list() for c in queues.clients()))
-        for connection in connections
-    }
-    workers = (_worker(connection, queues.names) for connection in found.values())
+    """Return the workers on every queue of our prefix. Raises redis.RedisError.
+
+    In a cluster those on a queue of others are seen where one of ours is on the same master.
+    """
+    masters = (await masters_of(queues)).values()
+    seen = await asyncio.gather(*(master.client_list() for master in masters))
+    workers = (_worker(client, queues.names) for clients in seen for client in clients)
     return [worker for worker in workers if worker is not None]
 
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import structlog
@@ -17,7 +16,6 @@ from orderflow.breaker import Outage
 from orderflow.bull.adding import AddingQueues
 from orderflow.bull.changes import Changes
 from orderflow.bull.clients import QueueClients
-from orderflow.bull.connection import connect_producer
 from orderflow.bull.states import ASTRAY_MS, JobState, find_states
 from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
 from orderflow.metrics import breaker_shown
@@ -188,14 +186,13 @@ async def open_queues(
     settings: Settings, kind: type[JobQueues] = JobQueues
 ) -> AsyncIterator[JobQueues]:
     """Give the queues of the Redis in `settings`, closed on leaving; Redis may be away."""
-    servers, timeout_ms = settings.redis_servers, settings.redis_timeout_ms
-    clients = QueueClients(partial(connect_producer, servers, timeout_ms))
+    clients = QueueClients.to(settings.redis_servers, settings.redis_timeout_ms)
     queues = kind(
         clients,
         settings.queue_names,
         settings.priorities,
         settings.queue_depth_limit,
-        timeout_ms / 1000,
+        settings.redis_timeout_ms / 1000,
     )
     try:
         with breaker_shown("redis", queues.breakers):

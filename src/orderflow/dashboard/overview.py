@@ -89,7 +89,7 @@ class _Look:
         history = await read_history(self._resources.queues, queue.name, _CHART_MIN)
         return QueueCard(queue, history, minutes_chart(history.completed, history.failed))
 
-    async def _redis_health(self) -> RedisHealth | Unknown:
+    async def _redis_health(self) -> list[RedisHealth] | Unknown:
         return await or_unknown(redis_health(self._resources.queues))
 
     async def _postgres_health(self) -> PostgresHealth | Unknown:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
@@ -15,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orderflow.bull.clients import QueueClients
-from orderflow.bull.connection import connect_producer
+from orderflow.bull.masters import masters_of
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import QueueName
@@ -157,7 +156,7 @@ async def redis_clock(site: RedisSite) -> Findings:
 async def prefix(site: RedisSite) -> Findings:
     """Say what other queues are under the prefix, and whether ours are under another one."""
     ours, names = site.settings.queue_prefix, site.queues.names
-    seen, complete = await _find_queues(site.queues.clients())
+    seen, complete = await _find_queues(site.queues)
     found = {queue for prefix, queue in seen if prefix == names.prefix_of(queue)}
     contract = set(names.all())
     findings = await _judge_foreign(site, sorted(found - contract))
@@ -259,13 +258,18 @@ async def workers(site: RedisSite) -> Findings:
     return findings
 
 
-REDIS_CHECKS: Sequence[Callable[[RedisSite], Awaitable[Findings]]] = (
+Checks = Sequence[Callable[[RedisSite], Awaitable[Findings]]]
+
+#: What is asked of each server.
+SERVER_CHECKS: Checks = (
     redis_version,
     redis_role,
     redis_eviction,
     redis_memory,
     redis_persistence,
     redis_clock,
+)
+QUEUE_CHECKS: Checks = (
     prefix,
     priorities,
     paused,
@@ -281,7 +285,7 @@ async def examine_redis(settings: Settings) -> Findings:
     """Run every check of Redis and return what each found, in order."""
     fix = "Start Redis, or set REDIS_URL, or REDIS_HOST, REDIS_PORT and REDIS_PASSWORD"
     try:
-        clients = QueueClients(partial(connect_producer, settings.redis_servers, PATIENCE_MS))
+        clients = QueueClients.to(settings.redis_servers, PATIENCE_MS)
         queues = JobQueues(
             clients, settings.queue_names, settings.priorities, settings.queue_depth_limit
         )
@@ -289,9 +293,11 @@ async def examine_redis(settings: Settings) -> Findings:
         return [unreadable("redis", "REDIS_URL")]
     findings: Findings = []
     try:
-        client = queues.clients()[0]
-        site = RedisSite(settings, client, queues, await client.info())
-        await run_checks(REDIS_CHECKS, site, _AWAY, ResponseError, findings)
+        masters = await masters_of(queues)
+        sites = [RedisSite(settings, m, queues, await m.info()) for m in masters.values()]
+        for address, site in zip(masters, sites, strict=True):
+            await _run(SERVER_CHECKS, site, findings, address)
+        await _run(QUEUE_CHECKS, sites[0], findings)
     except (*_AWAY, RedisError) as error:
         findings.append(fail("redis", f"Redis cannot be used: {reason_of(error)}", fix))
     finally:
@@ -299,9 +305,19 @@ async def examine_redis(settings: Settings) -> Findings:
     return findings
 
 
-async def _find_queues(clients: Sequence[Redis]) -> tuple[set[tuple[str, str]], bool]:
+async def _run(checks: Checks, site: RedisSite, findings: Findings, address: str = "") -> None:
+    """Run the checks; what they find of one of several servers names it."""
+    found: Findings = []
+    try:
+        await run_checks(checks, site, _AWAY, ResponseError, found)
+    finally:
+        where = f"{address}: " if address else ""
+        findings += [replace(finding, message=where + finding.message) for finding in found]
+
+
+async def _find_queues(queues: JobQueues) -> tuple[set[tuple[str, str]], bool]:
     """Return the prefixes and names of all queues, and whether every key was looked at."""
-    looked = [await _find_on(client) for client in clients]
+    looked = [await _find_on(master) for master in (await masters_of(queues)).values()]
     return set().union(*(found for found, _ in looked)), all(whole for _, whole in looked)
 
 

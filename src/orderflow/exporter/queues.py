@@ -53,7 +53,7 @@ async def redis_metrics(queues: JobQueues, priorities: Priorities) -> list[Metri
             _queue_metrics(queues, priorities),
             _workers(queues),
             _breakers(queues),
-            server_metrics(queues.clients()[0]),
+            server_metrics(queues),
         )
     except (RedisError, OSError):
         up.add_metric([], 0)

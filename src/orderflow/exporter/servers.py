@@ -1,4 +1,4 @@
-"""What Redis says of itself: whether it has room, and may lose jobs."""
+"""What each Redis says of itself: whether it has room, and may lose jobs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,43 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from orderflow.bull.masters import masters_of
+from orderflow.bull.queues import JobQueues
 
-async def server_metrics(redis: Redis) -> list[Metric]:
-    """Return what INFO says; nothing of what this user may not ask. Raises redis.RedisError."""
-    sections = await asyncio.gather(
-        *(_info(redis, section) for section in ("server", "memory", "persistence"))
+
+async def server_metrics(queues: JobQueues) -> list[Metric]:
+    """Return what INFO says; nothing of what this user may not ask. Raises redis.RedisError.
+
+    Of the masters of a cluster each has a label that says where it is.
+    """
+    masters = await masters_of(queues)
+    infos = dict(
+        zip(masters, await asyncio.gather(*(_info(m) for m in masters.values())), strict=True)
     )
-    info = {name: value for section in sections for name, value in section.items()}
-    metrics: list[Metric] = []
-    if "redis_version" in info:
-        version = GaugeMetricFamily("orderflow_redis_info", "The server.", labels=["version"])
-        version.add_metric([str(info["redis_version"])], 1)
-        metrics.append(version)
-    for name, (help_text, field, read) in _GAUGES.items():
-        if field in info:
-            metrics.append(GaugeMetricFamily(name, help_text, value=read(info[field])))
-    return metrics
+    labels = [] if "" in masters else ["server"]
+    version = GaugeMetricFamily("orderflow_redis_info", "The server.", labels=["version", *labels])
+    gauges = {
+        name: GaugeMetricFamily(name, help_text, labels=labels)
+        for name, (help_text, _, _) in _GAUGES.items()
+    }
+    for address, info in infos.items():
+        where = [address] if address else []
+        if "redis_version" in info:
+            version.add_metric([str(info["redis_version"]), *where], 1)
+        for name, (_, field, read) in _GAUGES.items():
+            if field in info:
+                gauges[name].add_metric(where, read(info[field]))
+    return [metric for metric in (version, *gauges.values()) if metric.samples]
 
 
-async def _info(redis: Redis, section: str) -> Mapping[str, Any]:
+async def _info(redis: Redis) -> Mapping[str, Any]:
+    sections = await asyncio.gather(
+        *(_section(redis, section) for section in ("server", "memory", "persistence"))
+    )
+    return {name: value for section in sections for name, value in section.items()}
+
+
+async def _section(redis: Redis, section: str) -> Mapping[str, Any]:
     try:
         info: Mapping[str, Any] = await redis.info(section)
     except ResponseError:

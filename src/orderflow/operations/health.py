@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from orderflow.bull.masters import masters_of
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import JobName, QueueName
 from orderflow.db import Database
@@ -17,8 +19,12 @@ from orderflow.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class RedisHealth:
-    """What Redis says of itself. `limit_bytes` is None where it may take all there is."""
+    """What Redis says of itself. `limit_bytes` is None where it may take all there is.
 
+    `address` says which of the masters of a cluster it is, and is empty where there is but one.
+    """
+
+    address: str
     version: str
     used_bytes: int
     limit_bytes: int | None
@@ -73,10 +79,16 @@ _LOOKED_AT = 20
 _ORDERS_LOOKED_AT = 10_000
 
 
-async def redis_health(queues: JobQueues) -> RedisHealth:
-    """Ask Redis how it is. Raises redis.RedisError."""
-    info = await queues.clients()[0].info()
+async def redis_health(queues: JobQueues) -> list[RedisHealth]:
+    """Ask each Redis how it is. Raises redis.RedisError."""
+    masters = await masters_of(queues)
+    infos = await asyncio.gather(*(master.info() for master in masters.values()))
+    return [_health(address, info) for address, info in zip(masters, infos, strict=True)]
+
+
+def _health(address: str, info: Mapping[str, Any]) -> RedisHealth:
     return RedisHealth(
+        address=address,
         version=str(info["redis_version"]),
         used_bytes=int(info["used_memory"]),
         limit_bytes=int(info["maxmemory"]) or None,

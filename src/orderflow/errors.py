@@ -85,6 +85,18 @@ class DatabaseRefused(OrderflowError):
     """PostgreSQL refuses this: {reason}."""
 
 
+class NotOurReplica(OrderflowError):
+    """DATABASE_REPLICA_URL leads to {what}: name a standby of DATABASE_URL's server, or nothing."""
+
+
+class ReplicaBehind(OrderflowError):
+    """The replica is {behind_s} s behind."""
+
+
+class PoolerInTheWay(OrderflowError):
+    """A migration needs a session of its own: let DATABASE_URL lead to no pooler, for it alone."""
+
+
 class GatewayUnavailable(OrderflowError):
     """The payment gateway gave no outcome: {reason}. The payment stays open and is asked about."""
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from orderflow.db import Database
+from orderflow.db import Reads
 from orderflow.db.pool import QUERIES
 from orderflow.settings import Settings
 
@@ -84,7 +84,7 @@ async def violations(
     return _by_name(await connection.fetch(QUERIES["invariants"], *_arguments(settings, orders)))
 
 
-async def count_violations(db: Database, settings: Settings, orders: int) -> Mapping[str, int]:
+async def count_violations(db: Reads, settings: Settings, orders: int) -> Mapping[str, int]:
     """Return what `violations` does, by a connection of the pool. Raises DatabaseUnavailable."""
     return _by_name(await db.fetch("invariants", *_arguments(settings, orders)))
 

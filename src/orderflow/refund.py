@@ -25,7 +25,7 @@ from orderflow.contract import (
     refund_job,
     row_id,
 )
-from orderflow.db import Database
+from orderflow.db import Database, Reads
 from orderflow.errors import (
     IdempotencyKeyReused,
     NothingToRefund,
@@ -134,7 +134,7 @@ async def add_stray_refund(payment_id: UUID, transaction_id: str, *, db: Databas
         )
 
 
-async def refunds_of(order_id: UUID, *, db: Database) -> Sequence[OrderRefund]:
+async def refunds_of(order_id: UUID, *, db: Reads) -> Sequence[OrderRefund]:
     """Return the refunds of an order, the oldest first."""
     return [OrderRefund.from_row(row) for row in await db.fetch("refunds_of_order", order_id)]
 

@@ -71,6 +71,7 @@ async def open_resources(
                 settings.database_pool_size,
                 settings.database_timeout_ms,
                 kinds.database,
+                pooled=settings.database_is_pooled,
             )
         )
         queues = await stack.enter_async_context(open_queues(settings, kinds.queues))

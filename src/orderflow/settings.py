@@ -215,6 +215,9 @@ class Settings(BaseSettings):
     # Two: the reconciler holds its lock on one, and works on another.
     database_pool_size: int = Field(default=10, ge=2, le=1_000)
     database_timeout_ms: Milliseconds = 1_500
+    database_pooler: Literal["transaction"] | None = None
+    database_replica_url: PostgresUrl | None = None
+    database_replica_lag_ms: Milliseconds = 250
 
     # Redis: a URL, or its parts
     redis_url: RedisUrl | None = None
@@ -340,13 +343,13 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _priorities_in_order(self) -> Self:
-        if len({self.priority_high, self.priority_medium, self.priority_low}) < 3:
-    @model_validator(mode="after")
     def _a_queue_is_in_one_place(self) -> Self:
         self.queue_names.check(cluster=self.redis_cluster)
         return self
 
+    @model_validator(mode="after")
+    def _priorities_in_order(self) -> Self:
+        if len({self.priority_high, self.priority_medium, self.priority_low}) < 3:
             raise ValueError("PRIORITY_HIGH, PRIORITY_MEDIUM and PRIORITY_LOW must differ")
         return self
 
@@ -416,6 +419,17 @@ class Settings(BaseSettings):
     def database_dsn(self) -> str:
         """The URL of PostgreSQL. It may hold a password: never log it."""
         return self.database_url.get_secret_value()
+
+    @property
+    def database_is_pooled(self) -> bool:
+        """Whether a pooler is between us and PostgreSQL, with another session each transaction."""
+        return self.database_pooler is not None
+
+    @property
+    def database_replica_dsn(self) -> str | None:
+        """The URL of a replica, if there is one. It may hold a password: never log it."""
+        url = self.database_replica_url
+        return None if url is None else url.get_secret_value()
 
     @property
     def redis_dsn(self) -> str:

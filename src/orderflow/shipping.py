@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import JobName, order_event_job, row_id
-from orderflow.db import Database
+from orderflow.db import Database, Reads
 from orderflow.errors import IllegalTransition, OrderNotFound
 from orderflow.metrics import ORDER_EVENTS
 from orderflow.orders import OrderStatus, Row, Shipment, may_become_order, next_statuses
@@ -77,7 +77,7 @@ async def _advance(
     return shipment
 
 
-async def shipment_of(order_id: Any, *, db: Database) -> Shipment | None:
+async def shipment_of(order_id: Any, *, db: Reads) -> Shipment | None:
     """Return how an order was sent; None if it was not."""
     return _shipment({row["kind"]: row for row in await db.fetch("events_of_order", order_id)})
 

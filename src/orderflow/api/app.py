@@ -33,6 +33,7 @@ from orderflow.api.streams import OrderStreams
 from orderflow.bull.changes import ChangesListener
 from orderflow.collector import collect_rarely
 from orderflow.dashboard.routes import dashboard_routes
+from orderflow.db.replica import open_reads
 from orderflow.demo.routes import demo_routes
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import serve_process
@@ -62,12 +63,13 @@ def create_app(settings: Settings | None = None) -> Starlette:
         ):
             async with (
                 open_resources(settings) as resources,
+                open_reads(settings, resources.db) as reads,
                 open_tokens(settings) as tokens,
                 leave_in_time(settings.shutdown_grace_ms) as leaving,
                 open_background() as background,
             ):
                 streams = OrderStreams(
-                    resources.db,
+                    reads,
                     ChangesListener(settings.redis_servers, settings.queue_names),
                     leaving,
                     background,
@@ -75,6 +77,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 )
                 app.state.shared = State(
                     resources,
+                    reads,
                     tokens,
                     checkouts,
                     Backlog(resources.db, settings.shed_after_s),

@@ -22,7 +22,7 @@ from orderflow.api.auth import User
 from orderflow.api.reading import read_query
 from orderflow.api.state import state_of
 from orderflow.contract import row_id
-from orderflow.db import Database
+from orderflow.db import Reads
 from orderflow.errors import OrderNotFound
 from orderflow.orders import Item, Order, OrderStatus, PaymentStatus
 from orderflow.refund import refunds_of
@@ -63,13 +63,13 @@ async def get_order(request: Request) -> Response:
     state = state_of(request)
     user = await state.tokens.user(request.headers)
     asked = request.path_params["order_id"]
-    order = await find_order(asked, db=state.resources.db)
+    order = await find_order(asked, db=state.reads)
     if not (user.admin or order.user_id == user.id):
         raise OrderNotFound(order_id=asked)
-    body = await told_order_json(order, db=state.resources.db, admin=user.admin)
+    body = await told_order_json(order, db=state.reads, admin=user.admin)
     if order.payment_status is PaymentStatus.REQUIRES_ACTION and order.user_id == user.id:
         # Who has it may pay: nobody but the customer needs that.
-        secret = await state.resources.db.fetchrow("find_client_secret", order.payment_id)
+        secret = await state.reads.fetchrow("find_client_secret", order.payment_id)
         if secret is not None and secret["client_secret"] is not None:
             body["payment"]["clientSecret"] = secret["client_secret"]
     return JSONResponse(body)
@@ -86,7 +86,7 @@ async def cancel_order(request: Request) -> Response:
     return JSONResponse(await told_order_json(order, db=db, admin=user.admin))
 
 
-async def find_order(order_id: str, *, db: Database) -> Order:
+async def find_order(order_id: str, *, db: Reads) -> Order:
     """Return an order. Raises OrderNotFound."""
     # An id that is no UUID is looked up too: adopted orders keep their producer's id.
     row = await db.fetchrow("find_order", row_id(order_id))
@@ -100,7 +100,7 @@ async def list_orders(request: Request) -> Response:
     state = state_of(request)
     user = await state.tokens.user(request.headers)
     query = read_query(request.query_params, OrdersQuery)
-    orders = await _fetch_page(state.resources.db, user, query)
+    orders = await _fetch_page(state.reads, user, query)
     page = orders[: query.limit]
     more = len(orders) > query.limit
     return JSONResponse(
@@ -111,7 +111,7 @@ async def list_orders(request: Request) -> Response:
     )
 
 
-async def _fetch_page(db: Database, user: User, query: OrdersQuery) -> Sequence[Order]:
+async def _fetch_page(db: Reads, user: User, query: OrdersQuery) -> Sequence[Order]:
     """Return the page and, if there are more orders, one order of the next page."""
     args = (query.status, query.cursor, query.limit + 1)
     if user.admin:
@@ -121,7 +121,7 @@ async def _fetch_page(db: Database, user: User, query: OrdersQuery) -> Sequence[
     return [Order.from_row(row) for row in rows]
 
 
-async def told_order_json(order: Order, *, db: Database, admin: bool) -> dict[str, Any]:
+async def told_order_json(order: Order, *, db: Reads, admin: bool) -> dict[str, Any]:
     """Return an order with what became of it after its payment."""
     shipment, refunds = await asyncio.gather(
         shipment_of(order.id, db=db), refunds_of(order.id, db=db)

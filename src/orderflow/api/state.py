@@ -12,6 +12,7 @@ from orderflow.api.leaving import Leaving
 from orderflow.api.limits import Backlog, InFlight
 from orderflow.api.rates import Rates
 from orderflow.api.streams import OrderStreams
+from orderflow.db import Reads
 from orderflow.resources import Resources
 
 
@@ -19,11 +20,13 @@ from orderflow.resources import Resources
 class State:
     """The open resources of the process, the check of tokens, the limits on checkouts, its end.
 
+    `reads` is where orders are looked at that nothing is done to: a replica, where there is one.
     `background` is for what goes on after its request was answered, `streams` for who follows an
     order.
     """
 
     resources: Resources
+    reads: Reads
     tokens: Tokens
     checkouts: InFlight
     backlog: Backlog

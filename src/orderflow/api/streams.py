@@ -24,7 +24,7 @@ from orderflow.api.background import Background
 from orderflow.api.leaving import Leaving
 from orderflow.api.problems import Kind, Problem
 from orderflow.bull.changes import QUIET_S, ChangesListener
-from orderflow.db import Database
+from orderflow.db import Reads
 from orderflow.errors import OrderflowError
 from orderflow.live_status import Position, Progress
 from orderflow.metrics import ORDER_STREAMS
@@ -99,7 +99,7 @@ class OrderStreams:
 
     def __init__(
         self,
-        db: Database,
+        db: Reads,
         listener: ChangesListener,
         leaving: Leaving,
         background: Background,

@@ -85,7 +85,12 @@ async def open_stores() -> AsyncIterator[Stores]:
     configure_logs("console", "warning")
     patient = settings.model_copy(update=_PATIENCE)
     async with (
-        open_database(settings.database_dsn, 4, patient.database_timeout_ms) as db,
+        open_database(
+            settings.database_dsn,
+            4,
+            patient.database_timeout_ms,
+            pooled=settings.database_is_pooled,
+        ) as db,
         open_queues(patient) as queues,
     ):
         yield Stores(settings, db, queues)

@@ -19,9 +19,10 @@ async def search(visit: Visit) -> Response:
 
     It is asked by POST: an address of a customer does not belong into logs and histories.
     """
+    queues = visit.resources.queues
     asked = visit.form.get("q", "").strip()
-    orders = await find_orders(asked, **visit.stores, limit=_MOST_FOUND)
-    jobs = await find_jobs(asked, queues=visit.resources.queues)
+    orders = await find_orders(asked, db=visit.reads, queues=queues, limit=_MOST_FOUND)
+    jobs = await find_jobs(asked, queues=queues)
     if len(orders) == 1 and not jobs:
         return see_other(order_url(orders[0].id))
     if len(jobs) == 1 and not orders:
@@ -35,7 +36,9 @@ async def show_order(visit: Visit) -> Response:
     """Answer an order's whole story."""
 
     async def look() -> Context:
-        story = await tell_story(visit.path("order_id"), **visit.stores)
+        story = await tell_story(
+            visit.path("order_id"), db=visit.reads, queues=visit.resources.queues
+        )
         return {"story": story, "possible": possible(story)}
 
     return await visit.live("order", look)

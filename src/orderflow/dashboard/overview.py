@@ -12,6 +12,7 @@ from orderflow.dashboard.charts import Chart, minutes_chart
 from orderflow.dashboard.live import Shared
 from orderflow.dashboard.pages import Context, Visit
 from orderflow.dashboard.unknown import Unknown, or_unknown
+from orderflow.db import Reads
 from orderflow.operations.health import (
     PostgresHealth,
     RedisHealth,
@@ -48,15 +49,16 @@ class Overview:
     async def __call__(self, visit: Visit) -> Response:
         """Answer the page, or the stream that keeps it up to date."""
         if self._shared is None:
-            self._shared = Shared(_Look(visit.resources).at_all)
+            self._shared = Shared(_Look(visit.resources, visit.reads).at_all)
         return await visit.live("overview", self._shared.get)
 
 
 class _Look:
     """Asks the servers. One that is away leaves its part of the page unknown, and no other."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, reads: Reads) -> None:
         self._resources = resources
+        self._reads = reads
         self._redis = Shared(self._redis_health, _SERVERS_FOR_S)
         self._postgres = Shared(self._postgres_health, _SERVERS_FOR_S)
         self._violations = Shared(self._violated, _INVARIANTS_FOR_S)
@@ -78,6 +80,7 @@ class _Look:
             "run": run,
             "redis": redis,
             "postgres": postgres,
+            "replica": self._reads.replica,
             "violations": violations,
         }
 
@@ -96,4 +99,4 @@ class _Look:
         return await or_unknown(postgres_health(self._resources.db))
 
     async def _violated(self) -> object:
-        return await or_unknown(violated_invariants(self._resources.db, self._resources.settings))
+        return await or_unknown(violated_invariants(self._reads, self._resources.settings))

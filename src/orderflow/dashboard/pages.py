@@ -19,7 +19,7 @@ from orderflow.dashboard.forms import ForeignForm, csrf_token, keep_csrf_token, 
 from orderflow.dashboard.live import Streams, wants_stream
 from orderflow.dashboard.session import NotAdmin, SignedOut, admin_session
 from orderflow.dashboard.templating import environment
-from orderflow.db import Database
+from orderflow.db import Database, Reads
 from orderflow.operations.audit import list_actions
 from orderflow.resources import Resources
 
@@ -64,6 +64,11 @@ class Visit:
     def stores(self) -> Stores:
         """PostgreSQL and Redis."""
         return {"db": self.resources.db, "queues": self.resources.queues}
+
+    @property
+    def reads(self) -> Reads:
+        """PostgreSQL, or a replica of it, for what is only looked at."""
+        return state_of(self.request).reads
 
     @property
     def user_id(self) -> str:

@@ -16,7 +16,8 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from orderflow.errors import DatabaseUnavailable
+from orderflow.db.pooler import is_pooled
+from orderflow.errors import DatabaseUnavailable, PoolerInTheWay
 
 #: Held while migrating, so that of many processes that start at once only one does it.
 _MIGRATION_LOCK = 6_811_073_201
@@ -26,7 +27,8 @@ _ASK_AGAIN_S = 0.1
 async def migrate(dsn: str) -> tuple[str | None, str]:
     """Run the steps that are missing; return the revision before and after.
 
-    Each step commits by itself. Raises DatabaseUnavailable when PostgreSQL cannot be reached.
+    Each step commits by itself. Raises DatabaseUnavailable when PostgreSQL cannot be reached, and
+    PoolerInTheWay when something else answers in its place.
     """
     engine = create_async_engine(
         # asyncpg reads the URL itself, so that it means here what it means to the pool.
@@ -48,6 +50,9 @@ async def _alone(dsn: str) -> AsyncIterator[None]:
     """Be the only one that migrates, on a connection of its own; its end lets the next one in."""
     connection = await asyncpg.connect(dsn)
     try:
+        if await is_pooled(connection):
+            # The lock would be left in a session that is another's next.
+            raise PoolerInTheWay
         await _lock(connection)
         yield
     finally:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 
-from orderflow.db.batcher import Batcher
+from orderflow.db.hosts import connect_to
+from orderflow.db.pooler import SHARED_SESSION, SharedSession, refuse_shared_session
 from orderflow.db.queries import load_queries
+from orderflow.db.reads import Reads
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable
-from orderflow.metrics import BATCH_SIZE, POOL_IDLE, POOL_MAX, POOL_SIZE, POOL_WAITING
+from orderflow.metrics import POOL_IDLE, POOL_MAX, POOL_SIZE, POOL_WAITING
 
 QUERIES = load_queries()
 
@@ -37,8 +38,14 @@ _AWAY = (
 #: day that is minutes too late. For the same reason each table in a batch is asked for its rows
 #: by `= ANY(array of keys)`, which no other index can answer.
 BY_KEY = {"enable_seqscan": "off", "enable_mergejoin": "off"}
+#: The same for one transaction, where the session is not ours alone.
+_BY_KEY_NOW = "; ".join(f"SET LOCAL {name} = {value}" for name, value in BY_KEY.items())
 
-Args = tuple[Any, ...]
+#: Parsed and planned statements that a session of our own keeps: as many as asyncpg means it to.
+_STATEMENTS_KEPT = 100
+
+Greet = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 @contextmanager
@@ -51,7 +58,11 @@ def _in_our_words() -> Iterator[None]:
         # asyncpg's complaints about our own arguments are InterfaceErrors too: those are bugs.
         if isinstance(error, ValueError):
             raise
+        if "startup parameter" in str(error):
+            raise DatabaseUnavailable(reason=SHARED_SESSION) from None
         raise DatabaseUnavailable(reason=type(error).__name__) from error
+    except SharedSession:
+        raise DatabaseUnavailable(reason=SHARED_SESSION) from None
     except asyncpg.PostgresError as error:
         # Its text may show a whole row, a customer's address with it, and an error's text ends in
         # logs and in jobs: the rule that was broken is all that goes on.
@@ -62,7 +73,7 @@ def _in_our_words() -> Iterator[None]:
 class Transaction:
     """One connection inside a transaction: all of its statements commit, or none."""
 
-    def __init__(self, connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
@@ -84,19 +95,19 @@ class Transaction:
         await self._connection.execute("SELECT")
 
 
-class Database:
-    """The pool.
+class Database(Reads):
+    """The pool."""
 
-    Every method raises DatabaseUnavailable when PostgreSQL is away, and DatabaseRefused when it
-    answers with an error.
-    """
-
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], timeout_s: float) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[asyncpg.Record], timeout_s: float, *, pooled: bool = False
+    ) -> None:
+        super().__init__()
         self._pool = pool
         self._timeout_s = timeout_s
+        #: Whether a pooler gives each transaction another session.
+        self._pooled = pooled
         #: Statements and transactions that have a connection or wait for one.
         self.users = 0
-        self._batchers: dict[tuple[Any, ...], Batcher[Args, asyncpg.Record | None]] = {}
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run the named query and return its rows."""
@@ -107,30 +118,6 @@ class Database:
         """Run the named query and return its first row, or None."""
         async with self._for_a_statement() as connection:
             return await connection.fetchrow(QUERIES[query], *args)
-
-    async def batch(
-        self, query: str, *args: Any, same: tuple[Any, ...] = (), apart: Hashable = None
-    ) -> asyncpg.Record | None:
-        """Run the named query together with whoever asks for it now; return the row of this call.
-
-        The query takes each argument as an array, and returns with each row, as `n`, which call
-        of the batch it belongs to, counted from 1. What is the `same` for all comes last, as it
-        is. Two calls that are to be kept `apart` by the same value never share a batch, since one
-        statement cannot write a row twice; unless told, that is the first argument.
-        """
-        batcher = self._batchers.get((query, same))
-        if batcher is None:
-            batcher = self._batchers[query, same] = Batcher(partial(self._batch, query, same))
-        return await batcher.do(args, args[0] if apart is None else apart)
-
-    async def _batch(
-        self, query: str, same: tuple[Any, ...], calls: Sequence[Args]
-    ) -> Sequence[asyncpg.Record | None]:
-        BATCH_SIZE.observe(len(calls), (query,))
-        rows: list[asyncpg.Record | None] = [None] * len(calls)
-        for row in await self.fetch(query, *zip(*calls, strict=True), *same):
-            rows[row["n"] - 1] = row
-        return rows
 
     async def ping(self) -> None:
         """Return when PostgreSQL answers."""
@@ -147,14 +134,14 @@ class Database:
                     self._pool.acquire(timeout=self._timeout_s) as connection,
                     connection.transaction(),
                 ):
+                    if self._pooled:
+                        await connection.execute(_BY_KEY_NOW)
                     yield Transaction(connection)
         finally:
             self.users -= 1
 
     @asynccontextmanager
-    async def _for_a_statement(
-        self,
-    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    async def _for_a_statement(self) -> AsyncIterator[Connection]:
         """Give a connection; the wait for it and its use end together after the time-out."""
         self.users += 1
         try:
@@ -164,7 +151,11 @@ class Database:
                     self._pool.acquire() as connection,
                 ):
                     try:
-                        yield connection
+                        if self._pooled:
+                            async with _by_key(connection):
+                                yield connection
+                        else:
+                            yield connection
                     except asyncio.CancelledError:
                         if deadline.expired():
                             # asyncpg would ask PostgreSQL to cancel, and wait for that as long
@@ -176,27 +167,61 @@ class Database:
 
 
 @asynccontextmanager
+async def _by_key(connection: Connection) -> AsyncIterator[None]:
+    """Be in a transaction that plans by key: behind a pooler no setting outlives one."""
+    await connection.execute(f"BEGIN; {_BY_KEY_NOW}")
+    try:
+        yield
+    except Exception:
+        await connection.execute("ROLLBACK")
+        raise
+    except BaseException:
+        # To be cancelled leaves no time for a round trip; its end rolls back as well.
+        connection.terminate()
+        raise
+    await connection.execute("COMMIT")
+
+
+@asynccontextmanager
 async def open_database(
-    dsn: str, size: int, timeout_ms: int, kind: type[Database] = Database
+    dsn: str,
+    size: int,
+    timeout_ms: int,
+    kind: type[Database] = Database,
+    *,
+    pooled: bool = False,
+    greet: Greet | None = None,
 ) -> AsyncIterator[Database]:
     """Give a pool of at most `size` connections, closed on leaving.
 
     No connection is made yet, so that a process starts while PostgreSQL is away. `timeout_ms`
-    bounds a statement with the wait for a connection, and each step of a transaction.
+    bounds a statement with the wait for a connection, and each step of a transaction. `pooled` says
+    that a pooler in transaction mode is in between. What `greet` raises refuses a new connection.
     """
     timeout_s = timeout_ms / 1000
+
+    async def init(connection: Any) -> None:
+        if not pooled:
+            await refuse_shared_session(connection)
+        await _use_json(connection)
+        if greet is not None:
+            await greet(connection)
+
+    connect: Any = connect_to(dsn, timeout_s)
     pool = asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=size,
-        timeout=timeout_s,
+        connect=connect,
         command_timeout=timeout_s,
-        init=_use_json,
+        init=init,
         reset=_keep_session,
-        server_settings={"application_name": "orderflow", **BY_KEY},
+        server_settings={"application_name": "orderflow"} | ({} if pooled else BY_KEY),
+        # What is parsed in a session that is shared may be missing in the next.
+        statement_cache_size=0 if pooled else _STATEMENTS_KEPT,
     )
     async with pool:
-        db = kind(pool, timeout_s)
+        db = kind(pool, timeout_s, pooled=pooled)
         with _shown(pool, db):
             yield db
 

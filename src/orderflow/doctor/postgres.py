@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 from alembic.script import ScriptDirectory
 
 from orderflow.doctor.findings import (
-    PATIENCE_MS,
     Finding,
     Findings,
     compare_clocks,
@@ -23,6 +21,16 @@ from orderflow.doctor.findings import (
     unreadable,
     warn,
 )
+from orderflow.doctor.postgres_way import (
+    AWAY,
+    PATIENCE_S,
+    PostgresSite,
+    connect,
+    postgres_connections,
+    postgres_pooler,
+    postgres_primary,
+    postgres_replica,
+)
 from orderflow.invariants import INVARIANTS, violations
 from orderflow.settings import Settings
 
@@ -30,15 +38,6 @@ _OLDEST_POSTGRES = 14
 _UNSETTLED_AFTER_S, _UNSETTLED_COUNTED = 600, 1_000
 _ORDERS_COMPARED = 100_000
 _MIGRATIONS = Path(__file__).parents[1] / "db" / "migrations"
-
-
-@dataclass(frozen=True, slots=True)
-class PostgresSite:
-    """What the checks of PostgreSQL look at; `facts` are settings of the server by name."""
-
-    connection: asyncpg.Connection[asyncpg.Record]
-    facts: Mapping[str, str]
-    settings: Settings
 
 
 async def postgres_version(site: PostgresSite) -> Findings:
@@ -158,6 +157,10 @@ async def invariants(site: PostgresSite) -> Findings:
 
 POSTGRES_CHECKS: Sequence[Callable[[PostgresSite], Awaitable[Findings]]] = (
     postgres_version,
+    postgres_primary,
+    postgres_pooler,
+    postgres_connections,
+    postgres_replica,
     migrations,
     postgres_durability,
     postgres_clock,
@@ -166,24 +169,21 @@ POSTGRES_CHECKS: Sequence[Callable[[PostgresSite], Awaitable[Findings]]] = (
 )
 
 
-_AWAY = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
-
-
-_SETTINGS_LOOKED_AT = ("server_version", "fsync", "synchronous_commit")
+_SETTINGS_LOOKED_AT = (
+    *("server_version", "fsync", "synchronous_commit"),
+    *("max_connections", "superuser_reserved_connections"),
+)
 
 
 async def examine_postgres(settings: Settings) -> Findings:
     """Run every check of PostgreSQL and return what each found, in order."""
-    patience_s = PATIENCE_MS / 1000
     findings: Findings = []
     try:
-        connection = await asyncpg.connect(
-            settings.database_dsn, timeout=patience_s, command_timeout=patience_s
-        )
+        connection = await connect(settings.database_dsn)
     except ValueError:
         # Its words may be a part of the password.
         return [unreadable("postgres", "DATABASE_URL")]
-    except (*_AWAY, asyncpg.PostgresError) as error:
+    except (*AWAY, asyncpg.PostgresError) as error:
         return [_postgres_away(error)]
     try:
         rows = await connection.fetch(
@@ -192,12 +192,12 @@ async def examine_postgres(settings: Settings) -> Findings:
         )
         facts = {row["name"]: row["setting"] for row in rows}
         site = PostgresSite(connection, facts, settings)
-        await run_checks(POSTGRES_CHECKS, site, _AWAY, asyncpg.PostgresError, findings)
-    except (*_AWAY, asyncpg.PostgresError) as error:
+        await run_checks(POSTGRES_CHECKS, site, AWAY, asyncpg.PostgresError, findings)
+    except (*AWAY, asyncpg.PostgresError) as error:
         findings.append(_postgres_away(error))
     finally:
-        with suppress(*_AWAY):
-            await connection.close(timeout=patience_s)
+        with suppress(*AWAY):
+            await connection.close(timeout=PATIENCE_S)
     return findings
 
 

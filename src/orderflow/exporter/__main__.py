@@ -14,6 +14,7 @@ from prometheus_client.core import Metric
 from orderflow import metrics
 from orderflow.bull.queues import JobQueues, open_queues
 from orderflow.db import open_database
+from orderflow.db.replica import open_reads
 from orderflow.errors import InvalidSettings, PortTaken
 from orderflow.exporter.orders import OrderMetrics
 from orderflow.exporter.queues import redis_metrics
@@ -44,9 +45,15 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with (
         open_queues(settings) as queues,
-        open_database(settings.database_dsn, _CONNECTIONS, settings.database_timeout_ms) as db,
+        open_database(
+            settings.database_dsn,
+            _CONNECTIONS,
+            settings.database_timeout_ms,
+            pooled=settings.database_is_pooled,
+        ) as db,
+        open_reads(settings, db) as reads,
     ):
-        collect = from_loop(partial(_ask, queues, OrderMetrics(db, settings), settings))
+        collect = from_loop(partial(_ask, queues, OrderMetrics(reads, settings), settings))
         with serve_scrapes((settings.exporter_host, settings.exporter_port), collect):
             log.info("exporter started", host=settings.exporter_host, port=settings.exporter_port)
             await stop.wait()
@@ -57,7 +64,8 @@ async def _ask(queues: JobQueues, orders: OrderMetrics, settings: Settings) -> l
     of_redis, of_postgres = await asyncio.gather(
         redis_metrics(queues, settings.priorities), orders.collect()
     )
-    return [*of_redis, *of_postgres, metrics.BUILD.collect()]
+    of_replica = () if settings.database_replica_dsn is None else metrics.of_replica()
+    return [*of_redis, *of_postgres, *of_replica, metrics.BUILD.collect()]
 
 
 def run() -> None:

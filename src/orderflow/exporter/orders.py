@@ -10,7 +10,7 @@ import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from orderflow.books import DifferenceKind
-from orderflow.db import Database
+from orderflow.db import Reads
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable
 from orderflow.exporter.webhooks import count_webhooks, webhook_metrics
 from orderflow.gateways import EntryKind
@@ -30,7 +30,7 @@ class OrderMetrics:
     scrape begins a comparison, tells what the one before it found, and waits for the first only.
     """
 
-    def __init__(self, db: Database, settings: Settings) -> None:
+    def __init__(self, db: Reads, settings: Settings) -> None:
         self._db = db
         self._settings = settings
         self._found: Mapping[str, int] = {}

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from orderflow.db import Database
+from orderflow.db import Reads
 from orderflow.orders import Row
 from orderflow.webhooks.endpoints import COUNTED
 
 
-async def count_webhooks(db: Database) -> Sequence[Row]:
+async def count_webhooks(db: Reads) -> Sequence[Row]:
     """Return what `webhook_metrics` tells of."""
     return await db.fetch("count_webhooks", COUNTED)
 

@@ -154,6 +154,15 @@ POOL_IDLE: Final = Reading("orderflow_postgres_pool_idle", "Connections that nob
 POOL_WAITING: Final = Reading(
     "orderflow_postgres_pool_waiting", "Statements that wait for a connection."
 )
+READS: Final = Counter(
+    "orderflow_postgres_reads_total",
+    "Queries that a replica may answer, by which server did.",
+    ["server"],
+)
+REPLICA_LAG: Final = Reading(
+    "orderflow_postgres_replica_lag_seconds", "How far behind the primary the replica is."
+)
+REPLICA_USED: Final = Reading("orderflow_postgres_replica_used", "Whether reads go to the replica.")
 PIPELINE_DEPTH: Final = Reading(
     "orderflow_redis_pipeline_depth", "Commands to Redis under way, or waiting to be sent."
 )
@@ -191,6 +200,11 @@ def breaker_shown(name: str, breaker: ShownBreaker) -> Iterator[None]:
         BREAKER_CHANGES.of(lambda: breaker.changes, name),
     ):
         yield
+
+
+def of_replica() -> Iterator[Metric]:
+    """Give what there is to say of the replica that this process reads at."""
+    return (metric.collect() for metric in (REPLICA_LAG, REPLICA_USED))
 
 
 def collect() -> Iterator[Metric]:

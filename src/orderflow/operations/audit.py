@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 
-from orderflow.db import Database
+from orderflow.db import Database, Reads
 from orderflow.errors import OrderflowError
 from orderflow.orders import Row
 
@@ -138,7 +138,7 @@ async def list_actions(
     return list(map(_read, await db.fetch("actions", before, limit, user, action)))
 
 
-async def actions_on_order(order_id: UUID, *, db: Database, limit: int = 100) -> list[Action]:
+async def actions_on_order(order_id: UUID, *, db: Reads, limit: int = 100) -> list[Action]:
     """Return what was done by hand about an order, the newest first."""
     return list(map(_read, await db.fetch("actions_on_order", order_id, limit)))
 

@@ -22,7 +22,7 @@ import structlog
 
 from orderflow.bull.worker import FailedAttempt
 from orderflow.contract import order_row_id
-from orderflow.db import Database
+from orderflow.db import Database, Reads
 from orderflow.errors import DatabaseUnavailable, FailureGroupNotFound
 from orderflow.operations.masking import mask_text
 from orderflow.orders import Row
@@ -172,7 +172,7 @@ async def failures_of_job(
     return read_failures(await db.fetch("failures_of_job", queue, job_id, limit))
 
 
-async def failures_of_order(order_id: UUID, *, db: Database, limit: int = 200) -> list[Failure]:
+async def failures_of_order(order_id: UUID, *, db: Reads, limit: int = 200) -> list[Failure]:
     """Return every failed attempt of an order's jobs, the newest first."""
     return read_failures(await db.fetch("failures_of_order", order_id, limit))
 

@@ -12,7 +12,7 @@ from typing import Any
 from orderflow.bull.masters import masters_of
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import JobName, QueueName
-from orderflow.db import Database
+from orderflow.db import Database, Reads
 from orderflow.invariants import INVARIANTS, Invariant, count_violations
 from orderflow.settings import Settings
 
@@ -113,7 +113,7 @@ async def last_reconciler_run(queues: JobQueues) -> ReconcilerRun | None:
     return max(runs, key=lambda run: run.ended_at, default=None)
 
 
-async def violated_invariants(db: Database, settings: Settings) -> list[Violation]:
+async def violated_invariants(db: Reads, settings: Settings) -> list[Violation]:
     """Return what does not hold, of the newest orders and those that are open.
 
     Raises DatabaseUnavailable.

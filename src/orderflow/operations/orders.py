@@ -10,7 +10,7 @@ from uuid import UUID
 
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import row_id
-from orderflow.db import Database
+from orderflow.db import Reads
 from orderflow.operations.jobs import find_jobs
 from orderflow.orders import OrderStatus, PaymentStatus, Row
 
@@ -37,7 +37,7 @@ class FoundOrder:
 
 
 async def find_orders(
-    text: str, *, db: Database, queues: JobQueues, limit: int = 20
+    text: str, *, db: Reads, queues: JobQueues, limit: int = 20
 ) -> list[FoundOrder]:
     """Return the orders that `text` is an id of, the newest first, `limit` at most.
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from orderflow.bull.queues import JobQueues
 from orderflow.bull.reading import StoredJob, place_of, read_job
 from orderflow.contract import JobName, QueueName, job_id, row_id
-from orderflow.db import Database
+from orderflow.db import Reads
 from orderflow.errors import OrderNotFound
 from orderflow.operations.audit import Action, actions_on_order
 from orderflow.operations.failures import Failure, failures_of_order
@@ -56,7 +56,7 @@ class Story:
     events: Sequence[StoryEvent]
 
 
-async def tell_story(order_id: str, *, db: Database, queues: JobQueues) -> Story:
+async def tell_story(order_id: str, *, db: Reads, queues: JobQueues) -> Story:
     """Tell what happened to an order, by its id or its producer's. Raises OrderNotFound."""
     order = await db.fetchrow("order_in_full", row_id(order_id))
     if order is None:

@@ -147,6 +147,25 @@ def start_postgres(folder: Path, port: int, settings: dict[str, str] | None = No
     return server
 
 
+def start_standby(
+    folder: Path, port: int, primary: Server, settings: dict[str, str] | None = None
+) -> Server:
+    """Start a copy of `primary` in `folder` that follows it, and may be read. Raises ServerError."""
+    installed = PostgresServer(folder)
+    command = [
+        str(installed.bin_path / "pg_basebackup"),
+        *("--dbname", primary.url, "--pgdata", str(folder)),
+        *("--checkpoint", "fast", "--wal-method", "stream", "--write-recovery-conf"),
+    ]
+    copied = subprocess.run(command, capture_output=True, text=True, check=False)
+    if copied.returncode != 0:
+        raise ServerError(f"PostgreSQL was not copied: {copied.stderr.strip()}")
+    if installed.system_user:
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, installed.system_user, installed.system_user)
+    return start_postgres(folder, port, settings)
+
+
 def _forget_dead_server(folder: Path) -> None:
     """Remove the pid file of a server that was killed, if its number now is another process."""
     pid_file = folder / "postmaster.pid"

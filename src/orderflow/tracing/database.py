@@ -10,7 +10,8 @@ import asyncpg
 from opentelemetry import context, trace
 from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanKind
 
-from orderflow.db.pool import Args, Database
+from orderflow.db.pool import Database
+from orderflow.db.reads import Args
 from orderflow.tracing.spans import span
 
 #: Where a batch leaves the links for the span of its statement.

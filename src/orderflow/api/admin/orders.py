@@ -17,9 +17,8 @@ async def search_orders(request: Request) -> Response:
     """Answer the orders that a text is an id of."""
     state, _ = await admin_state(request)
     body = await read_body(request, SearchBody)
-    resources = state.resources
     orders = await find_orders(
-        body.find, db=resources.db, queues=resources.queues, limit=body.limit
+        body.find, db=state.reads, queues=state.resources.queues, limit=body.limit
     )
     return JSONResponse({"orders": as_json(orders)})
 
@@ -29,7 +28,7 @@ async def get_story(request: Request) -> Response:
     state, _ = await admin_state(request)
     story = await tell_story(
         request.path_params["order_id"],
-        db=state.resources.db,
+        db=state.reads,
         queues=state.resources.queues,
     )
     return JSONResponse(as_json(story))

@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test chaos bench check docs dist sbom audit lock upgrade-check format clean node prometheus chromium balancers
+.PHONY: help run test chaos bench check docs dist sbom audit lock upgrade-check format clean node prometheus chromium balancers pgbouncer
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -16,7 +16,7 @@ help: ## Show the targets
 run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends after the first order
 	@$(BIN)/orderflow up $(if $(shell command -v prometheus),--monitoring) $(ARGS)
 
-test: $(VENV)/.dev node prometheus chromium balancers ## Set up and run all tests
+test: $(VENV)/.dev node prometheus chromium balancers pgbouncer ## Set up and run all tests
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: $(VENV)/.dev ## Break a running shop in all ways there are, and count every order; ARGS="--runs 5"
@@ -133,3 +133,10 @@ balancers:
 		echo "Installing HAProxy and nginx from the system's packages"; \
 		apt-get update -q && apt-get install -y -q --no-install-recommends haproxy nginx-light; \
 		service haproxy stop || true; service nginx stop || true; }
+
+# As they do, it starts itself; the tests run one for each way in which it can be set.
+pgbouncer:
+	@PATH=$$PATH:/usr/sbin; command -v pgbouncer > /dev/null || { \
+		echo "Installing PgBouncer from the system's packages"; \
+		apt-get update -q && apt-get install -y -q --no-install-recommends pgbouncer; \
+		service pgbouncer stop || true; }

@@ -157,9 +157,9 @@ class Database(Reads):
                         else:
                             yield connection
                     except asyncio.CancelledError:
-                        if deadline.expired():
-                            # asyncpg would ask PostgreSQL to cancel, and wait for that as long
-                            # again.
+                        # asyncpg would ask PostgreSQL to cancel, and wait for that as long again.
+                        # And no transaction may be left open.
+                        if deadline.expired() or self._pooled:
                             connection.terminate()
                         raise
         finally:
@@ -168,16 +168,15 @@ class Database(Reads):
 
 @asynccontextmanager
 async def _by_key(connection: Connection) -> AsyncIterator[None]:
-    """Be in a transaction that plans by key: behind a pooler no setting outlives one."""
+    """Be in a transaction that plans by key: behind a pooler no setting outlives one.
+
+    Who is cancelled inside has to end the connection.
+    """
     await connection.execute(f"BEGIN; {_BY_KEY_NOW}")
     try:
         yield
     except Exception:
         await connection.execute("ROLLBACK")
-        raise
-    except BaseException:
-        # To be cancelled leaves no time for a round trip; its end rolls back as well.
-        connection.terminate()
         raise
     await connection.execute("COMMIT")
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from bench.autoscale import JOB_S, SLOTS, follow, read_scaler, rush
 from tests.deploying import DEPLOY, SECRETS, said_of, settings_of
 
 from orderflow.settings import Settings
@@ -282,28 +284,38 @@ def test_each_is_scaled_by_one_thing():
     assert set(without) == {"orderflow-api", "orderflow-payment", "orderflow-notification"}
 
 
-def test_the_workers_are_scaled_as_the_page_about_monitoring_says():
-    text = (DEPLOY.parent / "docs" / "monitoring.md").read_text("utf-8")
-    [block] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    documented = yaml.safe_load(block)
-    payment = named("ScaledObject", "payment")
-    assert payment["spec"]["scaleTargetRef"] == documented["spec"]["scaleTargetRef"]
-    for one, queue in (
-        (payment, "payment-processing"),
-        (named("ScaledObject", "notification"), "notifications"),
-    ):
-        spec = one["spec"]
-        for bound in ("minReplicaCount", "maxReplicaCount", "cooldownPeriod"):
-            assert spec[bound] == documented["spec"][bound]
-        for here, there in zip(spec["triggers"], documented["spec"]["triggers"], strict=True):
-            assert {**here, "metadata": None} == {**there, "metadata": None}
-            wanted = there["metadata"]["query"].replace("payment-processing", queue)
-            assert here["metadata"]["query"] == wanted
-    thresholds = [each["metadata"]["threshold"] for each in payment["spec"]["triggers"]]
-    assert thresholds == [each["metadata"]["threshold"] for each in documented["spec"]["triggers"]]
-    # The thresholds are for as many slots as the workers have.
-    assert container(named("Deployment", "payment"))["args"][-2:] == ["--concurrency", "50"]
-    assert container(named("Deployment", "notification"))["args"][-2:] == ["--concurrency", "20"]
+@pytest.mark.parametrize("name", ["payment", "notification"])
+def test_the_workers_are_scaled_by_what_works_and_what_waits(name):
+    spec = named("ScaledObject", name)["spec"]
+    # It would be about the way to no pod at all.
+    assert "cooldownPeriod" not in spec
+    assert spec["minReplicaCount"] >= 2
+    behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior == {"scaleDown": {"stabilizationWindowSeconds": 300}}
+    active, waiting, age = (
+        (trigger["metadata"], trigger.get("metricType")) for trigger in spec["triggers"]
+    )
+    assert [kind for _, kind in (active, waiting, age)] == [None, None, "Value"]
+    # Without an exporter nobody knows how much there is to do, and no worker is taken away.
+    assert {each["ignoreNullValues"] for each, _ in (active, waiting, age)} == {"false"}
+    # The thresholds are for as many slots as the workers have: docs/scaling.md.
+    slots = container(named("Deployment", name))["args"][-1]
+    assert SLOTS[name] == int(slots)
+    assert float(active[0]["threshold"]) == pytest.approx(0.7 * SLOTS[name])
+    assert float(waiting[0]["threshold"]) == pytest.approx(6 * SLOTS[name] / JOB_S[name])
+    assert age[0]["threshold"] == "15"
+
+
+def test_a_rush_is_worked_off_without_pods_that_come_and_go():
+    scaler = read_scaler("payment")
+    pod_rate = SLOTS["payment"] / JOB_S["payment"]
+    course = follow(scaler, rush(200, 4), pod_rate, SLOTS["payment"], 3_600)
+    assert max(course.age_s) < 60
+    assert course.age_s[-1] == 0
+    assert course.changes < 10
+    by_waiting = replace(scaler, active=None)
+    flaps = follow(by_waiting, rush(200, 4), pod_rate, SLOTS["payment"], 3_600)
+    assert flaps.changes > 3 * course.changes
 
 
 def test_prometheus_finds_the_programs_under_the_names_that_the_rules_have(tmp_path):

@@ -71,12 +71,15 @@ def of_rules() -> dict[str, str]:
     }
 
 
-def of_docs() -> dict[str, str]:
-    """Return the queries that the page about monitoring gives to a scaler."""
-    text = (REPOSITORY / "docs" / "monitoring.md").read_text("utf-8")
-    [block] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    triggers = yaml.safe_load(block)["spec"]["triggers"]
-    return {f"scaler, {n}": each["metadata"]["query"] for n, each in enumerate(triggers)}
+def of_scalers() -> dict[str, str]:
+    """Return the queries that the workers are scaled by."""
+    scaling = REPOSITORY / "deploy" / "kubernetes" / "overlays" / "production" / "scaling.yaml"
+    return {
+        f"{one['metadata']['name']}, {n}": trigger["metadata"]["query"]
+        for one in yaml.safe_load_all(scaling.read_text("utf-8"))
+        if one["kind"] == "ScaledObject"
+        for n, trigger in enumerate(one["spec"]["triggers"])
+    }
 
 
 @pytest.fixture(scope="session")
@@ -103,11 +106,18 @@ def test_alerts_fire_and_stay_silent(promtool: str, file: Path):
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+def test_every_query_of_a_scaler_is_tested_for_what_it_gives():
+    cases = yaml.safe_load((PROMETHEUS / "tests" / "scaling.yml").read_text("utf-8"))["tests"]
+    tested = [one["expr"] for case in cases for one in case["promql_expr_test"]]
+    # With series, and with none.
+    assert sorted(tested) == sorted([*of_scalers().values()] * 2)
+
+
 def test_every_alert_is_made_to_fire_and_to_stay_silent():
     fired, silent = set(), set()
     for file in RULE_TESTS:
         for case in yaml.safe_load(file.read_text("utf-8"))["tests"]:
-            for tested in case["alert_rule_test"]:
+            for tested in case.get("alert_rule_test", []):
                 (fired if tested.get("exp_alerts") else silent).add(tested["alertname"])
     names = [alert["alert"] for alert in ALERTS]
     assert sorted(fired) == sorted(names)
@@ -162,7 +172,7 @@ def test_whatever_is_asked_for_has_a_name_that_is_explained():
     explained = set(re.findall(r"`((?:orderflow|bullmq|process)_\w+)`", text))
     asked = {
         name
-        for expr in [*of_dashboards().values(), *of_rules().values(), *of_docs().values()]
+        for expr in [*of_dashboards().values(), *of_rules().values(), *of_scalers().values()]
         for name in re.findall(r"\b(?:orderflow|bullmq|process)_\w+", expr)
     }
     parts = re.compile(r"_(bucket|sum|count)$")
@@ -278,7 +288,7 @@ async def test_a_running_system_has_data_for_every_query(
         assert connection.recv(64).startswith(b"HTTP/1.1 400")
 
     queries = of_dashboards() | {name: as_values(expr) for name, expr in of_rules().items()}
-    queries |= of_docs()
+    queries |= of_scalers()
     without = dict(queries)
 
     def all_have_data() -> bool:

@@ -133,7 +133,7 @@ class Jobs:
         added, started = self._field("timestamp", ids), self._field("processedOn", ids)
         return [int(s or 0) - int(a or 0) for a, s in zip(added, started, strict=True)]
 
-    def twice(self) -> int:
+    def begun_again(self) -> int:
         """Return how many jobs were begun more than once."""
         return sum(int(started or 0) > 1 for started in self._field("ats"))
 

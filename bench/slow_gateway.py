@@ -1,13 +1,16 @@
 """A gateway that approves every charge and takes its time: `python -m bench.slow_gateway PORT MS`.
 
-It costs little beside what is measured, for thousands of charges at once, and counts how often it
-was asked for each key: `GET /charges` tells how many keys there were, and how many calls.
+It takes half of that time to half as much again, as one outside does: answers that came all at once
+would be a load of their own. It costs little beside what is measured, for thousands of charges at
+once, and counts how often it was asked for each key: `GET /charges` tells how many keys there were,
+and how many calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sys
 from collections import Counter
 from typing import Any, cast
@@ -19,8 +22,9 @@ import uvloop
 class _Connection(asyncio.Protocol):
     """One client's connection: it asks for one thing at a time."""
 
-    def __init__(self, calls: Counter[str], wait_s: float) -> None:
+    def __init__(self, calls: Counter[str], chance: random.Random, wait_s: float) -> None:
         self._calls = calls
+        self._chance = chance
         self._wait_s = wait_s
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -42,7 +46,8 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.get_method() == b"POST":
             self._calls[self._key] += 1
-            self._loop.call_later(self._wait_s, self._answer, "201 Created", _outcome(self._key))
+            wait_s = self._wait_s * self._chance.uniform(0.5, 1.5)
+            self._loop.call_later(wait_s, self._answer, "201 Created", _outcome(self._key))
             return
         key = self._path.removeprefix("/charges").strip("/")
         if not key:
@@ -65,9 +70,10 @@ def _outcome(key: str) -> dict[str, Any]:
 
 async def _serve(port: int, wait_s: float) -> None:
     calls: Counter[str] = Counter()
+    chance = random.Random(1)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: _Connection(calls, wait_s), "127.0.0.1", port, backlog=4_096
+        lambda: _Connection(calls, chance, wait_s), "127.0.0.1", port, backlog=4_096
     )
     await server.serve_forever()
 

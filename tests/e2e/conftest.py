@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port
 from orderflow.sandbox.tokens import make_token
 from orderflow.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass
@@ -135,3 +138,22 @@ def shop(closed_shop: ShopProcesses) -> ShopProcesses:
     """A shop whose every process runs."""
     closed_shop.start("payment", "notification", "order", "api")
     return closed_shop
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a person who clones this would have: the tracked files, as they are now."""
+    folder = tmp_path_factory.mktemp("clone") / "orderflow"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        copy = folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((REPOSITORY / name).read_bytes())
+        copy.chmod((REPOSITORY / name).stat().st_mode)
+    return folder

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -275,25 +274,6 @@ def test_a_process_that_dies_ends_it_with_the_reason(tmp_path: Path, up: Program
     assert leftovers(tmp_path) == []
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a person who clones this would have: the tracked files, as they are now."""
-    folder = tmp_path_factory.mktemp("clone") / "orderflow"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=REPOSITORY,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        copy = folder / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes((REPOSITORY / name).read_bytes())
-        copy.chmod((REPOSITORY / name).stat().st_mode)
-    return folder
-
-
 def test_make_run_in_a_fresh_clone(clone: Path):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("VIRTUAL_ENV")
@@ -311,57 +291,3 @@ def test_make_run_in_a_fresh_clone(clone: Path):
     assert "Installing" in made.stdout
     assert re.search(r"mailed +“Your order", made.stdout)
     assert leftovers(clone) == []
-
-
-def test_an_installed_wheel_works_from_an_empty_folder(clone: Path, tmp_path: Path, settings):
-    built = tmp_path / "built"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-q", "-w", str(built), str(clone)], check=True)
-    [wheel] = built.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "orderflow/workers/payment.py" in names
-    assert "orderflow/Procfile" in names
-    assert "orderflow/prometheus/rules/alerts.yml" in names
-    assert not [name for name in names if "tests" in name or ".env" in name]
-
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
-    pinned = str(clone / "requirements" / "app.txt")
-    subprocess.run([*pip, "--require-hashes", "-r", pinned], check=True)
-    subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
-    subprocess.run([str(python), "-m", "pip", "check"], check=True)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": settings.database_dsn,
-        "REDIS_URL": settings.redis_dsn,
-    }
-
-    def run(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            args, cwd=empty, env=environment, capture_output=True, text=True, check=False
-        )
-
-    orderflow = str(python.with_name("orderflow"))
-    assert run(orderflow, "--help").returncode == 0
-    newest = max((clone / "src/orderflow/db/migrations/versions").glob("*.py")).name[:4]
-    assert run(orderflow, "migrate").stdout == f"the schema is up to date: {newest}\n"
-    unknown = run(str(python), "-m", "orderflow.worker", "nope")
-    assert unknown.returncode == 2
-    assert unknown.stderr.endswith("these exist: notification, order, payment.\n")
-    sandbox = run(orderflow, "up", "--once")
-    assert sandbox.returncode == 2
-    assert sandbox.stderr.endswith("is missing: pip install 'orderflow[sandbox]'\n")
-    worker = subprocess.Popen(
-        [str(python), "-m", "orderflow.worker", "payment", "--concurrency", "10"],
-        cwd=empty,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert "worker started" in worker.stderr.readline()
-    worker.terminate()
-    assert worker.wait(30) == 0
-    worker.stderr.close()

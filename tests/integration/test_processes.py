@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -159,6 +160,23 @@ async def test_one_process_works_itself(fleet):
     [job_id] = await fleet.add_running(1)
     assert fleet.pid_of(job_id) == program.process.pid
     assert children(program) == []
+
+
+async def test_ten_programs_share_the_jobs_and_all_of_them_drain(fleet):
+    programs = [fleet.start("gate", "--concurrency", "2") for _ in range(10)]
+    wait_until(lambda: all(events(each, "worker started") for each in programs), "every program")
+    ids = await fleet.add_running(20)
+    later = await fleet.add(10)
+    shares = Counter(fleet.pid_of(job_id) for job_id in ids)
+    assert shares == {each.process.pid: 2 for each in programs}
+    for each in programs:
+        each.process.send_signal(signal.SIGTERM)
+    for each in programs:
+        wait_for_stop(each, 1)
+    fleet.open_gate()
+    assert [each.process.wait(30) for each in programs] == [0] * 10
+    assert (fleet.count("completed"), fleet.count("active")) == (20, 0)
+    assert fleet.count("wait") == len(later), "those that nobody had begun are left, each of them"
 
 
 def from_init(program: Program) -> None:

@@ -187,7 +187,11 @@ def events(program: Program, event: str) -> list[dict[str, Any]]:
 
 def process_environment(settings: Settings) -> dict[str, str]:
     """Return what a process needs to work beside a test, with deaths found out quickly."""
+    sentinels = ",".join(map(str, settings.redis_sentinels))
     return {
+        "REDIS_SENTINELS": sentinels,
+        "REDIS_SENTINEL_MASTER": settings.redis_sentinel_master or "",
+        "REDIS_CLUSTER": str(settings.redis_cluster),
         "REDIS_URL": settings.redis_dsn,
         "DATABASE_URL": settings.database_dsn,
         "QUEUE_PREFIX": settings.queue_prefix,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import structlog
+from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.crc import key_slot
 from redis.exceptions import (
@@ -34,6 +35,7 @@ log = structlog.get_logger(__name__)
 _ASKED_AT_ONCE = 3
 
 
+T = TypeVar("T")
 Connect = Callable[[Address], AbstractConnection]
 
 
@@ -69,6 +71,18 @@ class MasterFinder(ABC):
         _say_once(error)
         raise error
 
+    async def ask_each(self, *command: str) -> dict[Address, Any]:
+        """Return what each of them replies, or the error in the place of its reply."""
+
+        async def reply(connection: AbstractConnection, _place: Address) -> Any:
+            await connection.send_command(*command)
+            return await connection.read_response()
+
+        replies = await asyncio.gather(
+            *(self._ask_one(place, reply) for place in self._places), return_exceptions=True
+        )
+        return dict(zip(self._places, replies, strict=True))
+
     def learn(self, error: Exception) -> None:
         """Remember what a reply said of where to look next."""
         if isinstance(error, AskError) and has_left(error) and error.host.strip("?"):
@@ -88,7 +102,7 @@ class MasterFinder(ABC):
     async def _ask_all(
         self, places: Sequence[Address], failures: list[Exception]
     ) -> Address | None:
-        asked = [asyncio.create_task(self._ask_one(place)) for place in places]
+        asked = [asyncio.create_task(self._ask_one(place, self._ask)) for place in places]
         try:
             for answer in asyncio.as_completed(asked):
                 try:
@@ -101,11 +115,11 @@ class MasterFinder(ABC):
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
 
-    async def _ask_one(self, place: Address) -> Address:
+    async def _ask_one(self, place: Address, ask: Callable[..., Awaitable[T]]) -> T:
         connection = self._connect(place)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            return await self._ask(connection, place)
+            return await ask(connection, place)
         finally:
             await connection.disconnect(nowait=True)
 
@@ -242,6 +256,12 @@ def finder_for(
     if servers.sentinels:
         return SentinelFinder(servers.sentinel_master, servers.sentinels, connect)
     return ClusterFinder(prefix, servers.nodes, connect)
+
+
+def finder_of(client: Redis) -> MasterFinder | None:
+    """Return who finds the master for a client; None where Redis is one server."""
+    finder: MasterFinder | None = client.connection_pool.connection_kwargs.get("finder")
+    return finder
 
 
 _LOGIN_OF_SENTINELS = ", REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD"

@@ -15,16 +15,22 @@ from redis.exceptions import (
 
 log = structlog.get_logger(__name__)
 
-#: Redis 6.2 says so from inside of a script: of what it says itself there is only the text.
-_READ_ONLY = "-READONLY You can't write against a read only replica"
+#: What else a server says that is not to be written to any more. Redis 6.2 says it from inside of a
+#: script, whose error it is then; what has no name of its own in the client is only text as well.
+_NOT_TO_BE_WRITTEN_TO = (
+    "READONLY You can't write against a read only replica",
+    "NOREPLICAS Not enough good replicas to write",
+    "UNBLOCKED force unblock from blocking operation",
+)
 
 
 def has_left(error: Exception) -> bool:
     """Say whether the command was not done since this server is not, or no more, the master."""
     if isinstance(error, MovedError | ReadOnlyError | ClusterDownError):
         return True
-    text = str(error)
-    return isinstance(error, ResponseError) and (_READ_ONLY in text or text.startswith("UNBLOCKED"))
+    return isinstance(error, ResponseError) and any(
+        said in str(error) for said in _NOT_TO_BE_WRITTEN_TO
+    )
 
 
 def is_moving(error: Exception) -> bool:

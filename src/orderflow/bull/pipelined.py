@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orderflow.bull.finding import MasterFinder
+from orderflow.bull.finding import finder_of
 from orderflow.bull.moved import has_left, is_moving, say_of_a_cluster
 from orderflow.metrics import PIPELINE_COMMANDS, PIPELINE_DEPTH
 
@@ -68,7 +68,7 @@ class PipelinedRedis(Redis):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         options = self.connection_pool.connection_kwargs
-        self._finder: MasterFinder | None = options.get("finder")
+        self._finder = finder_of(self)
         self._moving_s: float = options.get("socket_timeout") or _MOVING_S
         self._wire: _Wire | None = None
         self._left: WeakSet[_Wire] = WeakSet()

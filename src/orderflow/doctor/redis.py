@@ -14,6 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orderflow.bull.clients import QueueClients
+from orderflow.bull.finding import MasterNotFound
 from orderflow.bull.masters import masters_of
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.queues import JobQueues
@@ -31,6 +32,7 @@ from orderflow.doctor.findings import (
     unreadable,
     warn,
 )
+from orderflow.doctor.redis_sites import examine_cluster, examine_sentinels, misplaced
 from orderflow.settings import Settings
 
 #: What BullMQ itself recommends at least.
@@ -295,9 +297,16 @@ async def examine_redis(settings: Settings) -> Findings:
     try:
         masters = await masters_of(queues)
         sites = [RedisSite(settings, m, queues, await m.info()) for m in masters.values()]
+        wrong = misplaced(settings, sites[0].info)
+        if wrong is not None:
+            return [wrong]
+        findings += await examine_sentinels(settings, sites[0].client)
+        findings += await examine_cluster(settings, sites[0].client, queues.names)
         for address, site in zip(masters, sites, strict=True):
             await _run(SERVER_CHECKS, site, findings, address)
         await _run(QUEUE_CHECKS, sites[0], findings)
+    except MasterNotFound as error:
+        findings.append(fail("redis", error.said, error.fix))
     except (*_AWAY, RedisError) as error:
         findings.append(fail("redis", f"Redis cannot be used: {reason_of(error)}", fix))
     finally:

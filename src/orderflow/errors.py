@@ -233,6 +233,10 @@ class UnknownWorker(OrderflowError):
     """There is no worker '{name}'; these exist: {known}."""
 
 
+class TooFewSlots(OrderflowError):
+    """--concurrency {slots} is less than QUEUE_SHARDS {shards}: each shard needs a slot."""
+
+
 class InvalidWorker(OrderflowError):
     """The worker file {path} is not usable: {reason}."""
 

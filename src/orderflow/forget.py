@@ -23,10 +23,9 @@ from orderflow.bull import steering
 from orderflow.bull.queues import JobQueues
 from orderflow.bull.reading import JobPlace, place_of
 from orderflow.bull.states import JobState
-from orderflow.contract import QueueName
 from orderflow.db import Database
 from orderflow.db.pool import Transaction
-from orderflow.ended import Reason, end_statuses, jobs_of, states_of, verdicts
+from orderflow.ended import Reason, end_statuses, jobs_of, verdicts
 from orderflow.errors import JobIsRunning, JobNotFound, UserHasOpenOrders
 from orderflow.orders import Row
 
@@ -160,7 +159,9 @@ async def _jobs_in_redis(person: Person, db: Database, queues: JobQueues) -> lis
     for some in _in_parts(person.order_ids):
         named = await jobs_of(some, db)
         jobs = [job for of_order in named.values() for job in of_order]
-        places |= {(job.queue, job.job_id): at for job, at in await states_of(jobs, queues)}
+        for job, at in zip(jobs, await queues.places(jobs), strict=True):
+            if at.state is not JobState.MISSING:
+                places[at.queue, job.job_id] = at.state
         # Those of producers have ids of their own; the ones that failed are known.
         for row in await db.fetch("failed_jobs_of_orders", some):
             places[row["queue"], row["job_id"]] = await place_of(
@@ -177,7 +178,7 @@ async def _remove(person: Person, jobs: Sequence[tuple[str, str]], queues: JobQu
     for queue, job_id in jobs:
         with suppress(JobNotFound):
             await steering.remove(queues, queue, job_id)
-    for name in {*QueueName, *(queue for queue, _ in jobs)}:
+    for name in {*queues.names.all(), *(queue for queue, _ in jobs)}:
         ids = {job_id for queue, job_id in jobs if queue == name}
         await steering.drop_told(queues, name, ids, person.recognised)
 

@@ -40,7 +40,8 @@ class JobProducer:
     """Adds jobs, over one connection; in a cluster one for each queue. Use it as an async context.
 
     Of a Redis that is found by Sentinel, or is a cluster, RedisServers say where it is.
-    `prefix` and `priorities` are QUEUE_PREFIX and PRIORITY_HIGH, _MEDIUM and _LOW of the workers.
+    `prefix`, `shards` and `priorities` are QUEUE_PREFIX, QUEUE_SHARDS and PRIORITY_HIGH, _MEDIUM
+    and _LOW of the workers.
     Each method returns the id of the job, which for jobs of the contract is made of what they are
     about: to add one again does nothing while the first exists, so after a redis.RedisError, which
     comes when Redis does not answer within 2 s, it is safe to add it again.
@@ -52,10 +53,11 @@ class JobProducer:
         *,
         prefix: str = "bull",
         priorities: Priorities | None = None,
+        shards: int = 1,
     ) -> None:
         self._priorities = priorities or Priorities()
         servers = RedisServers(redis_url) if isinstance(redis_url, str) else redis_url
-        names = QueueNames(prefix)
+        names = QueueNames(prefix, shards)
         names.check(cluster=servers.cluster)
         self._clients = QueueClients.to(servers, _TIMEOUT_MS)
         self._queues = JobQueues(self._clients, names, self._priorities, _ANY_DEPTH)

@@ -32,7 +32,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from orderflow.contract import MAX_PRIORITY, Channel, JobName, Priorities
 from orderflow.errors import InvalidSettings
-from orderflow.queue_names import QueueNames
+from orderflow.queue_names import QueueNames, shares
 from orderflow.redis_servers import Address, RedisServers, read_addresses
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -236,6 +236,7 @@ class Settings(BaseSettings):
 
     # Queues
     queue_prefix: str = Field(default="bull", min_length=1, max_length=64, pattern=r"^[^\s:]+$")
+    queue_shards: int = Field(default=1, ge=1, le=64)
     queue_depth_limit: int = Field(default=100_000, ge=2)
     priority_high: PriorityNumber = 1
     priority_medium: PriorityNumber = 10
@@ -348,6 +349,13 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _a_limit_can_be_divided(self) -> Self:
+        for queue, limit in self.rate_limits.items():
+            if limit.max < len(self.queue_names.shards_of(queue)):
+                raise ValueError(f"RATE_LIMITS: {queue}: max must be QUEUE_SHARDS or more")
+        return self
+
+    @model_validator(mode="after")
     def _priorities_in_order(self) -> Self:
         if len({self.priority_high, self.priority_medium, self.priority_low}) < 3:
             raise ValueError("PRIORITY_HIGH, PRIORITY_MEDIUM and PRIORITY_LOW must differ")
@@ -385,7 +393,16 @@ class Settings(BaseSettings):
     @property
     def queue_names(self) -> QueueNames:
         """How the queues and their keys are called."""
-        return QueueNames(self.queue_prefix)
+        return QueueNames(self.queue_prefix, self.queue_shards)
+
+    def rate_limit_of(self, queue: str) -> RateLimit | None:
+        """Return the limit of a queue, which is a shard's share of it."""
+        for name, limit in self.rate_limits.items():
+            shards = self.queue_names.shards_of(name)
+            if queue in shards:
+                share = shares(limit.max, len(shards))[shards.index(queue)]
+                return RateLimit(max=share, duration=limit.duration)
+        return None
 
     @property
     def priorities(self) -> Priorities:

@@ -29,12 +29,19 @@ from orderflow.bull.worker import (
     worker_name,
 )
 from orderflow.collector import collect_rarely
-from orderflow.errors import InvalidSettings, InvalidWorker, MetricsNotServed, UnknownWorker
+from orderflow.errors import (
+    InvalidSettings,
+    InvalidWorker,
+    MetricsNotServed,
+    TooFewSlots,
+    UnknownWorker,
+)
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import serve_process, serve_processes
 from orderflow.operations.failures import record_failure
 from orderflow.processes import run_processes, stop_with_parent
 from orderflow.processor import QueueWorker
+from orderflow.queue_names import shares
 from orderflow.resources import Resources, open_resources
 from orderflow.settings import Settings, load_settings
 from orderflow.tracing import open_tracing
@@ -134,8 +141,11 @@ async def _work(
     worker: QueueWorker, concurrency: int, resources: Resources, stop: asyncio.Event
 ) -> None:
     settings = resources.settings
-    await _warn_of_other_priorities(worker.queue, resources)
-    log.info("worker started", queue=worker.queue, concurrency=concurrency)
+    shards = settings.queue_names.shards_of(worker.queue)
+    slots = dict(zip(shards, shares(concurrency, len(shards)), strict=True))
+    for queue in shards:
+        await _warn_of_other_priorities(queue, resources)
+        log.info("worker started", queue=queue, concurrency=slots[queue])
     async with asyncio.TaskGroup() as group:
         keeper = group.create_task(_keep_schedules(worker, resources))
         group.create_task(watch_loop(settings.worker_hang_ms, stop), name="watchdog")
@@ -147,7 +157,9 @@ async def _work(
             group.create_task(record_failure(failed, worker_name(), db=resources.db))
 
         processor = _processor(worker, resources)
-        await run_worker(worker.queue, processor, concurrency, settings, stop, keep)
+        async with asyncio.TaskGroup() as running:
+            for queue, count in slots.items():
+                running.create_task(run_worker(queue, processor, count, settings, stop, keep))
         keeper.cancel()
 
 
@@ -237,7 +249,8 @@ def run(
             queue_prefix=queue_prefix, log_format=log_format, metrics_port=metrics_port
         )
         worker = load_worker(name)
-    except (InvalidSettings, UnknownWorker, InvalidWorker) as error:
+        slots = _slots(worker, concurrency, settings)
+    except (InvalidSettings, UnknownWorker, InvalidWorker, TooFewSlots) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     configure_logs(settings.log_format, settings.log_level)
@@ -249,7 +262,16 @@ def run(
         }
         command = _command(name, options)
         raise typer.Exit(_run_many(command, processes, settings))
-    raise typer.Exit(_run_here(name, worker, concurrency or worker.concurrency, settings))
+    raise typer.Exit(_run_here(name, worker, slots, settings))
+
+
+def _slots(worker: QueueWorker, asked: int | None, settings: Settings) -> int:
+    """Return how many jobs a process runs at once. Raises TooFewSlots."""
+    slots = asked or worker.concurrency
+    shards = len(settings.queue_names.shards_of(worker.queue))
+    if slots < shards:
+        raise TooFewSlots(slots=slots, shards=shards)
+    return slots
 
 
 def _run_many(command: Sequence[str], processes: int, settings: Settings) -> int:

@@ -69,15 +69,18 @@ class AddingQueues:
 
     async def add(self, job: NewJob) -> None:
         """Add a job; a no-op while one with its id exists. Raises redis.RedisError."""
-        await self.queue(job.queue).scripts.add_prioritized(self._ready(job))
+        await self._add(self.names.queue_of(job), job)
 
     async def add_all(self, jobs: Iterable[NewJob]) -> None:
         """Add many jobs at once. Raises redis.RedisError; some may have been added then."""
         by_queue: dict[str, list[ReadyJob]] = {}
         for job in jobs:
-            by_queue.setdefault(job.queue, []).append(self._ready(job))
+            by_queue.setdefault(self.names.queue_of(job), []).append(self._ready(job))
         for queue, ready in by_queue.items():
             await self.queue(queue).scripts.add_all_prioritized(ready)
+
+    async def _add(self, queue: str, job: NewJob) -> None:
+        await self.queue(queue).scripts.add_prioritized(self._ready(job))
 
     def _ready(self, job: NewJob) -> ReadyJob:
         carrier = current_carrier()
@@ -97,12 +100,13 @@ class AddingQueues:
         limit waits, so that the reconciler can feed in what is older first. Once offers failed,
         about one in a second looks whether Redis is back, and the others do not wait for it.
         """
-        outcome = await self._offer(job)
-        JOB_OFFERS[job.queue, outcome] += 1
+        queue = self.names.queue_of(job)
+        outcome = await self._offer(queue, job)
+        JOB_OFFERS[queue, outcome] += 1
         return outcome == _ADDED
 
-    async def _offer(self, job: NewJob) -> str:
-        level = self._level(job.queue)
+    async def _offer(self, queue: str, job: NewJob) -> str:
+        level = self._level(queue)
         is_known = time.monotonic() < level.look_at
         if is_known and level.full:
             return _FULL
@@ -112,9 +116,9 @@ class AddingQueues:
             with line.breaker.attempt(RedisError, OSError):
                 if is_known and line.answers:
                     # One command on an open connection, which has a time-out of its own.
-                    await self.add(job)
+                    await self._add(queue, job)
                     return _ADDED
-                taken = await self._in_time(self._add_unless_full(job))
+                taken = await self._in_time(self._add_unless_full(queue, job))
         except BreakerOpen:
             return _RESTING
         except (RedisError, OSError) as error:
@@ -131,10 +135,10 @@ class AddingQueues:
             log.info("Redis takes jobs again")
         return _ADDED if taken else _FULL
 
-    async def _add_unless_full(self, job: NewJob) -> bool:
-        if await self._is_full(job.queue):
+    async def _add_unless_full(self, queue: str, job: NewJob) -> bool:
+        if await self._is_full(queue):
             return False
-        await self.add(job)
+        await self._add(queue, job)
         return True
 
     async def _in_time(self, adding: Coroutine[Any, Any, bool]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from redis.exceptions import RedisError
@@ -16,6 +16,7 @@ from orderflow.breaker import Outage
 from orderflow.bull.adding import AddingQueues
 from orderflow.bull.changes import Changes
 from orderflow.bull.clients import QueueClients
+from orderflow.bull.producer import NodeQueue
 from orderflow.bull.states import ASTRAY_MS, JobState, find_states
 from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
 from orderflow.metrics import breaker_shown
@@ -31,6 +32,13 @@ class Schedule:
 
     job_name: str
     every_ms: int
+
+
+class Place(NamedTuple):
+    """The queue that a job is in, or would be, and where it is there."""
+
+    queue: str
+    state: JobState
 
 
 class JobQueues(AddingQueues):
@@ -52,22 +60,55 @@ class JobQueues(AddingQueues):
 
     async def states(self, jobs: Sequence[NewJob]) -> list[JobState]:
         """Say where each of the jobs is, in their order, in a few round trips."""
+        return [place.state for place in await self.places(jobs)]
+
+    async def places(self, jobs: Sequence[NewJob]) -> list[Place]:
+        """Say for each of the jobs in which queue it is, or would be, and where there.
+
+        One that its order's shard does not have may be in another: a producer that knows but one
+        queue has put it there, or there were fewer shards.
+        """
+        places = await self._look([(self.names.queue_of(job), job.job_id) for job in jobs])
+        if self.names.shards == 1:
+            return places
+        others = [
+            (number, queue)
+            for number, (job, place) in enumerate(zip(jobs, places, strict=True))
+            if place.state is JobState.MISSING
+            for queue in self.names.shards_of(job.queue)
+            if queue != place.queue
+        ]
+        found = await self._look([(queue, jobs[number].job_id) for number, queue in others])
+        for (number, _), place in zip(others, found, strict=True):
+            if place.state is not JobState.MISSING:
+                places[number] = place
+        return places
+
+    async def _look(self, wanted: Sequence[tuple[str, str]]) -> list[Place]:
+        """Say where the jobs of these queues and ids are."""
         by_queue: dict[str, list[str]] = {}
-        for job in jobs:
-            by_queue.setdefault(job.queue, []).append(job.job_id)
+        for queue, job_id in wanted:
+            by_queue.setdefault(queue, []).append(job_id)
         found = await asyncio.gather(
             *(find_states(self.queue(queue), ids) for queue, ids in by_queue.items())
         )
         states = dict(zip(by_queue, found, strict=True))
-        return [states[job.queue][job.job_id] for job in jobs]
+        return [Place(queue, states[queue][job_id]) for queue, job_id in wanted]
+
+    async def _queue_with(self, job: NewJob) -> NodeQueue:
+        """Return the queue that has the job, or should have."""
+        if self.names.shards == 1:
+            return self.queue(job.queue)
+        [place] = await self.places([job])
+        return self.queue(place.queue)
 
     async def remove(self, job: NewJob) -> bool:
         """Remove a job, wherever it waits or is kept; False if a worker holds it."""
-        return bool(await self.queue(job.queue).remove(job.job_id))
+        return bool(await (await self._queue_with(job)).remove(job.job_id))
 
     async def replace(self, job: NewJob) -> None:
         """Add a job in place of what is left of a lost one."""
-        await self.queue(job.queue).remove(job.job_id)
+        await (await self._queue_with(job)).remove(job.job_id)
         await self.add(job)
 
     async def retry(self, job: NewJob, state: JobState) -> bool:
@@ -75,7 +116,7 @@ class JobQueues(AddingQueues):
 
         False if it is not in that state any more.
         """
-        kept = await self.queue(job.queue).getJob(job.job_id)
+        kept = await (await self._queue_with(job)).getJob(job.job_id)
         if kept is None:
             return False
         try:
@@ -87,7 +128,7 @@ class JobQueues(AddingQueues):
 
     async def result(self, job: NewJob) -> Any:
         """Return what a completed job returned, whoever ran it; None if it is gone."""
-        kept = await self.queue(job.queue).getJob(job.job_id)
+        kept = await (await self._queue_with(job)).getJob(job.job_id)
         return None if kept is None else kept.returnvalue
 
     async def ensure_schedule(self, queue: str, schedule: Schedule) -> bool:

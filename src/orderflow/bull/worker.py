@@ -152,7 +152,7 @@ def worker_name() -> str:
 
 def worker_options(queue: str, concurrency: int, settings: Settings) -> dict[str, Any]:
     """Return the options of a worker that is run by hand, with connections of its own."""
-    limit = settings.rate_limits.get(queue)
+    limit = settings.rate_limit_of(queue)
     servers, prefix = settings.redis_servers, settings.queue_names.prefix_of(queue)
     return {
         "autorun": False,

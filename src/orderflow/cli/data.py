@@ -188,9 +188,10 @@ def _print_orphans(found: Sequence[Orphan]) -> None:
     if not found:
         typer.echo("every payment job has its order")
         return
-    columns = ("job", "state", "payment", "order", "method", "amount ", "added (UTC)")
+    columns = ("queue", "job", "state", "payment", "order", "method", "amount ", "added (UTC)")
     rows = (
         (
+            orphan.queue,
             orphan.job_id,
             orphan.state,
             orphan.payment_id,

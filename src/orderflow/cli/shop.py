@@ -99,7 +99,8 @@ async def _tell_plan(settings: Settings, limit: int) -> None:
         )
         rooms = {
             queue: await resources.queues.room(queue)
-            for queue in (QueueName.PAYMENTS, QueueName.NOTIFICATIONS)
+            for whole in (QueueName.PAYMENTS, QueueName.NOTIFICATIONS)
+            for queue in settings.queue_names.shards_of(whole)
         }
     if told > limit:
         typer.echo(f"… and {told - limit:,} more")

@@ -244,7 +244,9 @@ async def gateway(site: RedisSite) -> Findings:
 async def workers(site: RedisSite) -> Findings:
     """Say who works on each queue, and in which language."""
     findings = []
-    for queue, name in zip(QueueName, ("payment", "notification", "order"), strict=True):
+    names = zip(QueueName, ("payment", "notification", "order"), strict=True)
+    shards = [(s, name) for queue, name in names for s in site.queues.names.shards_of(queue)]
+    for queue, name in shards:
         told = Counter(await _workers_on(site, queue))
         if told:
             who = ", ".join(f"{count} {worker}" for worker, count in sorted(told.items()))
@@ -352,6 +354,7 @@ async def _judge_foreign(site: RedisSite, names: Sequence[str]) -> Findings:
         for name in names
         if await site.queues.depth(name) and not await _workers_on(site, name)
     ]
+    ours = listed(site.queues.names.all())
     findings = [ok("prefix", f"Other queues under the same prefix: {listed(names)}")]
     if idle:
         findings.append(
@@ -359,7 +362,7 @@ async def _judge_foreign(site: RedisSite, names: Sequence[str]) -> Findings:
                 "prefix",
                 f"Jobs wait in queues that are not of the contract and have no worker: "
                 f"{listed(idle)}",
-                f"If a name is misspelled, the producer must use one of: {listed(QueueName)}",
+                f"If a name is misspelled, the producer must use one of: {ours}",
             )
         )
     return findings

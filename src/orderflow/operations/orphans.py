@@ -35,6 +35,7 @@ _PLACES = (JobPlace.WAITING, JobPlace.PAUSED, JobPlace.DELAYED, JobPlace.ACTIVE,
 class Orphan:
     """A payment job without its order; ids as its producer wrote them."""
 
+    queue: str
     job_id: str
     state: str
     payment_id: str
@@ -51,9 +52,10 @@ async def find_orphans(*, db: Database, queues: JobQueues) -> list[Orphan]:
     DatabaseUnavailable or redis.RedisError.
     """
     found: list[Orphan] = []
-    for place in _PLACES:
-        async for jobs in _pages(queues, place):
-            found += await _without_order(jobs, place, db)
+    for queue in queues.names.shards_of(QueueName.PAYMENTS):
+        for place in _PLACES:
+            async for jobs in _pages(queues, queue, place):
+                found += await _without_order(jobs, place, db)
     return found
 
 
@@ -68,16 +70,18 @@ async def remove_orphans(
     async with audited(actor, "remove orphans", QueueName.PAYMENTS, db=db) as note:
         for orphan in orphans:
             with suppress(JobNotFound):
-                await steering.remove(queues, QueueName.PAYMENTS, orphan.job_id)
+                await steering.remove(queues, orphan.queue, orphan.job_id)
                 removed += 1
         note.details["jobs"] = removed
     return removed
 
 
-async def _pages(queues: JobQueues, place: JobPlace) -> AsyncIterator[Sequence[StoredJob]]:
+async def _pages(
+    queues: JobQueues, queue: str, place: JobPlace
+) -> AsyncIterator[Sequence[StoredJob]]:
     start, total = 0, 1
     while start < total:
-        total, jobs = await read_page(queues, QueueName.PAYMENTS, place, start, _PAGE)
+        total, jobs = await read_page(queues, queue, place, start, _PAGE)
         yield jobs
         start += _PAGE
 
@@ -88,6 +92,7 @@ async def _without_order(jobs: Sequence[StoredJob], place: JobPlace, db: Databas
     known: set[UUID] = {row["id"] for row in await db.fetch("known_orders", ids)}
     return [
         Orphan(
+            queue=job.queue,
             job_id=job.job_id,
             state=place.value,
             payment_id=asked[job.job_id].payment_id,

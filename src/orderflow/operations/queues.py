@@ -17,7 +17,6 @@ from orderflow.bull.reading import (
     queue_exists,
     read_queue,
 )
-from orderflow.contract import QueueName
 from orderflow.db import Database
 from orderflow.errors import UnknownJobState, UnknownQueue, WrongJobState
 from orderflow.operations.audit import Actor, Note, audited
@@ -71,13 +70,14 @@ class Removed:
 
 async def known_queues(queues: JobQueues) -> list[str]:
     """Return the queues of the contract, and every other that someone works on just now."""
-    others = set(queues_of(await connected_workers(queues))) - set(QueueName)
-    return [*(queue.value for queue in QueueName), *sorted(others)]
+    contract = queues.names.all()
+    others = set(queues_of(await connected_workers(queues))) - set(contract)
+    return [*contract, *sorted(others)]
 
 
 async def check_queue(name: str, *, queues: JobQueues) -> None:
     """Return if there is such a queue, worked on or not. Raises UnknownQueue."""
-    if name in set(QueueName) or await queue_exists(queues, name):
+    if name in queues.names.all() or await queue_exists(queues, name):
         return
     known = await known_queues(queues)
     if name not in known:
@@ -96,8 +96,8 @@ def read_state(state: str) -> JobPlace:
 async def list_queues(*, queues: JobQueues) -> list[QueueSummary]:
     """Return how each of the known queues is."""
     workers = await connected_workers(queues)
-    names = [*(queue.value for queue in QueueName)]
-    names += [name for name in queues_of(workers) if name not in set(QueueName)]
+    names = queues.names.all()
+    names += [name for name in queues_of(workers) if name not in names]
     read = await asyncio.gather(*(read_queue(queues, name) for name in names))
     return [_summary(found, sum(w.queue == found.name for w in workers)) for found in read]
 

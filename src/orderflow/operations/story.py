@@ -101,11 +101,12 @@ async def _jobs_of(order: Row, queues: JobQueues) -> list[tuple[StoredJob, str]]
     """Return those of the order's jobs that Redis still has, and where each is."""
     order_key = order["external_id"] or str(order["id"])
     payment_key = order["payment_external_id"] or str(order["payment_id"])
-    asked = [
+    named = [
         (QueueName.PAYMENTS, job_id("payment", payment_key)),
         (QueueName.NOTIFICATIONS, job_id(JobName.ORDER_CONFIRMATION, order_key)),
         (QueueName.NOTIFICATIONS, job_id(JobName.PAYMENT_FAILED, order_key)),
     ]
+    asked = [(shard, named_id) for q, named_id in named for shard in queues.names.shards_of(q)]
     jobs = await asyncio.gather(*(read_job(queues, *where) for where in asked))
     places = await asyncio.gather(*(place_of(queues, *where) for where in asked))
     return [(job, str(place)) for job, place in zip(jobs, places, strict=True) if job and place]

@@ -21,7 +21,6 @@ from orderflow.bull.fleet import (
     running_jobs,
 )
 from orderflow.bull.queues import JobQueues
-from orderflow.contract import QueueName
 from orderflow.operations.jobs import moment
 from orderflow.settings import Settings
 
@@ -70,7 +69,7 @@ class Fleet:
 async def list_workers(*, queues: JobQueues, settings: Settings) -> Fleet:
     """Return who works on which queue just now, in whichever language."""
     workers = await connected_workers(queues)
-    names = sorted({*(queue.value for queue in QueueName), *queues_of(workers)})
+    names = sorted({*queues.names.all(), *queues_of(workers)})
     found = await asyncio.gather(*(running_jobs(queues, name) for name in names))
     running = [job for jobs in found for job in jobs]
     named = {(worker.queue, worker.name) for worker in workers if worker.name is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -166,7 +166,8 @@ class _Run:
         await self._carry_out(queue, counted())
 
     async def _carry_out(self, queue: QueueName, pages: AsyncIterator[Sequence[Case]]) -> None:
-        patience = _Patience(self._ends_at)
+        names = self._queues.names
+        patience = {name: _Patience(self._ends_at) for name in names.shards_of(queue)}
         feeding: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as group:
             async for cases in pages:
@@ -175,12 +176,19 @@ class _Run:
                 # Redis takes the jobs of one page while the next is looked at.
                 if feeding is not None:
                     await feeding
-                if patience.is_over:
+                if all(queue_patience.is_over for queue_patience in patience.values()):
                     break
                 puts = [case for case in cases if case.decision.action in _PUTS]
-                feeding = group.create_task(self._feed(queue, puts, patience))
+                feeding = group.create_task(self._feed_each(puts, patience))
 
-    async def _feed(self, queue: QueueName, cases: Sequence[Case], patience: _Patience) -> None:
+    async def _feed_each(self, cases: Sequence[Case], patience: Mapping[str, _Patience]) -> None:
+        """Put the jobs into their queues; one that is full holds up its own, and no other's."""
+        async with asyncio.TaskGroup() as group:
+            for queue, its_patience in patience.items():
+                own = [case for case in cases if self._queues.names.queue_of(case.job) == queue]
+                group.create_task(self._feed(queue, own, its_patience))
+
+    async def _feed(self, queue: str, cases: Sequence[Case], patience: _Patience) -> None:
         """Put the jobs into their queue as it has room for them, in order."""
         while cases and not patience.is_over:
             room = await self._queues.room(queue)

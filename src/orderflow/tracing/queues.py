@@ -24,13 +24,14 @@ class TracedQueues(JobQueues):
 
     async def offer(self, job: NewJob) -> bool:
         """Add a job whose row is committed, or leave it to the reconciler."""
+        queue = self.names.queue_of(job)
         attributes = {
-            "bullmq.queue.name": job.queue.value,
+            "bullmq.queue.name": str(queue),
             "bullmq.queue.operation": "add",
             "bullmq.job.name": job.name.value,
             "bullmq.job.id": job.job_id,
         }
-        with span(f"add {job.queue}.{job.name}", SpanKind.PRODUCER, attributes) as made:
+        with span(f"add {queue}.{job.name}", SpanKind.PRODUCER, attributes) as made:
             with carrying(carrier_here(current_carrier())):
                 taken = await super().offer(job)
             made.set_attribute("orderflow.left_to_reconciler", not taken)

@@ -6,9 +6,11 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 
 from orderflow.bull.queues import open_queues
-from orderflow.contract import QueueName
+from orderflow.bull.states import JobState
+from orderflow.contract import NewJob, QueueName, payment_job
 from orderflow.sandbox.chaos.crashing import OF_NOTIFICATION, OF_PAYMENT, POISON, Point
 from orderflow.sandbox.chaos.scenarios import Run, scenario
 
@@ -71,25 +73,25 @@ async def _poison(run: Run) -> list[str]:
     wish.body |= {"paymentMethod": "card", "paymentToken": POISON}
     async with run.customers.client() as client:
         await run.customers.order(client, wish, patient=True)
-    job_id = f"payment-{wish.receipts[0]['paymentId']}"
-    put_aside = await _within(_PUT_ASIDE_WITHIN_S, lambda: _is_put_aside(run, job_id))
+    receipt = wish.receipts[0]
+    job = payment_job(receipt["paymentId"], receipt["orderId"], "card", Decimal(receipt["total"]))
+    put_aside = await _within(_PUT_ASIDE_WITHIN_S, lambda: _is_put_aside(run, job))
     for name in workers:
         await run.stack.swap(name, "orderflow.worker", "payment", "--concurrency", "20")
     # The marks of its deaths keep it aside; a person who has mended the workers removes it.
-    removed = await _within(_PUT_ASIDE_WITHIN_S, lambda: _remove(run, job_id))
+    removed = await _within(_PUT_ASIDE_WITHIN_S, lambda: _remove(run, job))
     return [] if put_aside and removed else ["the job was not put aside: nothing was tested"]
 
 
-async def _is_put_aside(run: Run, job_id: str) -> bool:
-    async with run.stack.redis_client() as redis:
-        key = run.stack.settings.queue_names.key(QueueName.PAYMENTS, job_id)
-        return "ended its worker" in (await redis.hget(key, "failedReason") or "")
+async def _is_put_aside(run: Run, job: NewJob) -> bool:
+    async with open_queues(run.stack.settings) as queues:
+        return await queues.states([job]) == [JobState.PUT_ASIDE]
 
 
-async def _remove(run: Run, job_id: str) -> bool:
+async def _remove(run: Run, job: NewJob) -> bool:
     """Remove a job; False while a worker is at it."""
     async with open_queues(run.stack.settings) as queues:
-        return bool(await queues.queue(QueueName.PAYMENTS).remove(job_id))
+        return await queues.remove(job)
 
 
 async def _within(seconds: float, answers: Callable[[], Awaitable[bool]]) -> bool:
@@ -124,9 +126,12 @@ async def _sleepers(run: Run) -> list[str]:
 async def _deliver_again(run: Run) -> None:
     """Add each job that is seen in Redis once more, under another id."""
     seen: set[str] = set()
-    async with run.stack.redis_client() as redis, open_queues(run.stack.settings) as queues:
+    async with open_queues(run.stack.settings) as queues:
         while True:
-            for queue in (QueueName.PAYMENTS, QueueName.NOTIFICATIONS):
+            for queue in queues.names.all():
+                if queue == QueueName.ORDERS:
+                    continue
+                redis = queues.client_of(queue)
                 async for key in redis.scan_iter(queues.names.key(queue, "*-*")):
                     job_id = key.rpartition(":")[2]
                     if job_id in seen or job_id.startswith("again-") or key.endswith(":lock"):

@@ -18,6 +18,7 @@ import psutil
 from redis import Redis
 
 from orderflow.contract import QueueName
+from orderflow.queue_names import QueueNames
 from orderflow.sandbox.recording import (
     CHARGE_FILES,
     CHARGE_LINE_BYTES,
@@ -162,14 +163,13 @@ def mark_of(folder: Path) -> Path:
 
 def read_depths(redis: Redis) -> dict[str, Depth]:
     """Return the depth of the queues that orders go through, in one round trip."""
-    names = (QueueName.PAYMENTS, QueueName.NOTIFICATIONS)
+    names, key = (QueueName.PAYMENTS, QueueName.NOTIFICATIONS), QueueNames(QUEUE_PREFIX).key
     with redis.pipeline(transaction=False) as pipeline:
         for name in names:
-            key = f"{QUEUE_PREFIX}:{name}"
             for kind in ("wait", "paused", "active"):
-                pipeline.llen(f"{key}:{kind}")
+                pipeline.llen(key(name, kind))
             for kind in ("prioritized", "delayed", "failed"):
-                pipeline.zcard(f"{key}:{kind}")
+                pipeline.zcard(key(name, kind))
         replies = pipeline.execute()
     depths = {}
     for name, at in zip(names, range(0, len(replies), 6), strict=True):

@@ -1,0 +1,332 @@
+"""Sharded queues on a real cluster of two masters, each with a shard of payments and of mails."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from redis import Redis
+from redis.crc import key_slot
+from tests.conftest import Program, process_environment, start_program, wait_until
+from tests.integration.conftest import PlaceOrder
+from tests.integration.working import ADA, until
+
+from orderflow import reconcile
+from orderflow.bull.states import JobState
+from orderflow.checkout import Receipt
+from orderflow.contract import JOB_OPTIONS, NewJob, QueueName, payment_job
+from orderflow.doctor import Severity, examine
+from orderflow.exporter.queues import redis_metrics
+from orderflow.invariants import count_violations
+from orderflow.operations.health import redis_health
+from orderflow.operations.jobs import find_jobs
+from orderflow.operations.orphans import find_orphans, remove_orphans
+from orderflow.operations.queues import get_queue, list_queues, pause_queue, resume_queue
+from orderflow.operations.story import tell_story
+from orderflow.operations.workers import list_workers
+from orderflow.producer import JobProducer
+from orderflow.queue_names import QueueNames
+from orderflow.resources import Resources, open_resources
+from orderflow.sandbox.servers import Server, free_port, port_is_taken, start_redis
+from orderflow.settings import Settings
+
+_SLOTS = 16_384
+#: There is enough of it.
+TEA = [{"sku": "tea-assam", "quantity": 1}]
+#: So far above a node's port is the one that the nodes use among themselves.
+_BUS = 10_000
+SHARDS = {
+    QueueName.PAYMENTS: ["payment-processing", "payment-processing-2"],
+    QueueName.NOTIFICATIONS: ["notifications", "notifications-2"],
+}
+
+
+@pytest.fixture(scope="module")
+def masters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    """A cluster of two, of which each has half of the slots."""
+    with ExitStack() as stack:
+        nodes = [_start_node(tmp_path_factory.mktemp(f"node-{n}")) for n in range(2)]
+        for node in nodes:
+            stack.callback(node.stop)
+        clients = [stack.enter_context(Redis(port=node.port)) for node in nodes]
+        half = _SLOTS // 2
+        for n, client in enumerate(clients):
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(n * half, (n + 1) * half))
+        clients[1].execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        for client in clients:
+            wait_until(lambda c=client: b"cluster_state:ok" in _said(c), "the cluster")
+        yield nodes
+
+
+def _said(client: Redis) -> bytes:
+    return bytes(client.execute_command("CLUSTER", "INFO"))
+
+
+def _start_node(folder: Path) -> Server:
+    port = free_port()
+    while port + _BUS >= 2**16 or port_is_taken(port + _BUS):
+        port = free_port()
+    return start_redis(folder, port, appendonly=False, settings={"cluster-enabled": "yes"})
+
+
+def _apart(base: str) -> str:
+    """Return a prefix by which the two shards of each queue are on different masters."""
+
+    def half_of(names: QueueNames, queue: str) -> bool:
+        return bool(key_slot(names.key(queue, "wait").encode()) < _SLOTS // 2)
+
+    for number in itertools.count():
+        names = QueueNames(f"{{{base}.{number}-*}}", 2)
+        if all(
+            half_of(names, first) and not half_of(names, other) for first, other in SHARDS.values()
+        ):
+            return names.prefix
+    raise AssertionError
+
+
+@pytest.fixture
+def settings(settings: Settings, masters: list[Server]) -> Settings:
+    changes: dict[str, Any] = {
+        "redis_url": f"redis://127.0.0.1:{masters[0].port}",
+        "redis_cluster": True,
+        "queue_prefix": _apart(settings.queue_prefix),
+        "queue_shards": 2,
+    }
+    # Read anew, as a program would: what the settings check is checked.
+    return Settings(_env_file=None, **(settings.model_dump(exclude_defaults=True) | changes))
+
+
+@pytest.fixture
+def on_masters(masters: list[Server]) -> Iterator[list[Redis]]:
+    clients = [Redis(port=node.port, decode_responses=True) for node in masters]
+    yield clients
+    for client in clients:
+        client.close()
+
+
+@contextmanager
+def workers(settings: Settings, folder: Path, *names: str) -> Iterator[list[Program]]:
+    environment = process_environment(settings) | {"REDIS_CLUSTER": "true", "QUEUE_SHARDS": "2"}
+    programs = [
+        start_program(
+            folder / f"{number}-{name}.log",
+            *("orderflow.worker", name, "--concurrency", "5"),
+            environment=environment,
+        )
+        for number, name in enumerate(names)
+    ]
+    try:
+        for program in programs:
+            wait_until(lambda p=program: p.log.read_text().count("worker started") > 0, "a worker")
+        yield programs
+    finally:
+        for program in programs:
+            program.process.kill()
+            program.process.wait()
+
+
+def job_of(receipt: Receipt) -> NewJob:
+    return payment_job(str(receipt.payment_id), str(receipt.order_id), "card", receipt.total)
+
+
+def is_second(resources: Resources, receipt: Receipt) -> bool:
+    return resources.queues.names.queue_of(job_of(receipt)).endswith("-2")
+
+
+async def one_in_each(resources: Resources, place: PlaceOrder) -> list[Receipt]:
+    """Place orders until each shard has one, and return these."""
+    found: dict[bool, Receipt] = {}
+    while len(found) < 2:
+        receipt = await place(items=TEA)
+        found.setdefault(is_second(resources, receipt), receipt)
+    return [found[False], found[True]]
+
+
+async def run_once(resources: Resources) -> reconcile.Counts:
+    return await reconcile.run_once(
+        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
+    )
+
+
+async def test_hundreds_of_orders_end_right_on_both_shards_while_workers_are_drained(
+    settings: Settings,
+    resources: Resources,
+    place: PlaceOrder,
+    sql: asyncpg.Connection[asyncpg.Record],
+    gateway_server: Any,
+    on_masters: list[Redis],
+    tmp_path: Path,
+):
+    queues, names = resources.queues, resources.queues.names
+
+    async def told() -> int:
+        query = "SELECT count(*) FROM orders WHERE status = 'confirmed' AND notified_at IS NOT NULL"
+        return int(await sql.fetchval(query))
+
+    receipts = [
+        r for _ in range(6) for r in await asyncio.gather(*(place(items=TEA) for _ in range(50)))
+    ]
+    # An old producer knows the first queue alone, whatever the order.
+    foreign = [
+        {
+            "paymentId": 70_000 + n,
+            "orderId": 40_000 + n,
+            "paymentData": {"method": "card", "amount": 5},
+        }
+        for n in range(10)
+    ]
+    options = JOB_OPTIONS.to_bullmq() | {"priority": 1}
+    await queues.queue(QueueName.PAYMENTS).addBulk(
+        [{"name": "process-payment", "data": data, "opts": options} for data in foreign]
+    )
+    every = len(receipts) + len(foreign)
+    with workers(settings, tmp_path, "payment", "payment", "notification") as programs:
+        await until(lambda: _at_least(told, 50))
+        assert programs[0].stop() == 0
+        await until(lambda: _at_least(told, every))
+        fleet = await list_workers(queues=queues, settings=settings)
+        on_queues = {worker.queue for worker in fleet.workers}
+        assert on_queues == {shard for shards in SHARDS.values() for shard in shards}
+        assert [program.stop() for program in programs[1:]] == [0, 0]
+
+    seconds = sum(is_second(resources, receipt) for receipt in receipts)
+    assert 0 < seconds < len(receipts)
+    ended = {queue.name: queue.completed for queue in await list_queues(queues=queues)}
+    assert ended["payment-processing-2"] == seconds
+    assert ended["payment-processing"] == len(receipts) - seconds + len(foreign)
+    assert ended["notifications"] + ended["notifications-2"] == every
+    assert ended["notifications-2"] >= seconds
+    assert not any((await count_violations(resources.db, settings, every)).values())
+    assert all(gateway_server.charge(receipt.payment_id) for receipt in receipts[:10])
+    assert all(gateway_server.charge(data["paymentId"]) for data in foreign)
+    for number, client in enumerate(on_masters):
+        assert client.exists(names.key(SHARDS[QueueName.PAYMENTS][number], "completed"))
+    assert await run_once(resources) == reconcile.Counts()
+
+
+async def _at_least(told: Any, count: int) -> bool:
+    return bool(await told() >= count)
+
+
+async def test_the_reconciler_puts_each_job_into_the_shard_of_its_order(
+    resources: Resources, place: PlaceOrder
+):
+    queues = resources.queues
+    receipts = await one_in_each(resources, place)
+    jobs = [job_of(receipt) for receipt in receipts]
+    for job in jobs:
+        assert await queues.remove(job)
+    assert await queues.states(jobs) == [JobState.MISSING] * 2
+    assert (await run_once(resources)).jobs_added == 2
+    assert [(at.queue, at.state) for at in await queues.places(jobs)] == [
+        (shard, JobState.LIVE) for shard in SHARDS[QueueName.PAYMENTS]
+    ]
+
+
+async def test_a_job_in_the_first_queue_is_seen_whatever_its_order(
+    settings: Settings, resources: Resources, place: PlaceOrder
+):
+    _, receipt = await one_in_each(resources, place)
+    queues, job = resources.queues, job_of(receipt)
+    assert await queues.remove(job)
+    async with JobProducer(settings.redis_servers, prefix=settings.queue_prefix) as old:
+        await old.process_payment(
+            str(receipt.payment_id), str(receipt.order_id), "card", receipt.total
+        )
+    assert [at.queue for at in await queues.places([job])] == [QueueName.PAYMENTS]
+    assert (await run_once(resources)).jobs_added == 0
+    story = await tell_story(str(receipt.order_id), db=resources.db, queues=queues)
+    assert "process-payment was added to payment-processing" in [e.what for e in story.events]
+    await queues.replace(job)
+    assert [at.queue for at in await queues.places([job])] == ["payment-processing-2"]
+    async with JobProducer(settings.redis_servers, prefix=settings.queue_prefix, shards=2) as new:
+        told = await new.order_confirmation(str(receipt.order_id))
+    [summary] = await find_jobs(told, queues=queues)
+    assert summary.queue == "notifications-2"
+
+
+async def test_a_full_shard_does_not_hold_up_the_other(
+    settings: Settings, resources: Resources, place: PlaceOrder
+):
+    queues = resources.queues
+    first, second = await one_in_each(resources, place)
+    jobs = [job_of(first), job_of(second)]
+    for job in jobs:
+        await queues.remove(job)
+    filling = [replace(jobs[0], job_id=f"filling-{number}") for number in range(10)]
+    await queues.add_all(filling)
+    shallow = settings.model_copy(update={"queue_depth_limit": 10})
+    async with open_resources(shallow) as full:
+        run_now = asyncio.create_task(run_once(full))
+        await until(lambda: _is_live(full, jobs[1]))
+        assert not run_now.done(), "it waits for room in the other shard"
+        assert await queues.states(jobs) == [JobState.MISSING, JobState.LIVE]
+        await queues.remove(filling[0])
+        assert (await run_now).jobs_added == 2
+
+
+async def _is_live(resources: Resources, job: NewJob) -> bool:
+    return await resources.queues.states([job]) == [JobState.LIVE]
+
+
+async def test_whoever_shows_queues_shows_the_shards(
+    settings: Settings,
+    resources: Resources,
+    place: PlaceOrder,
+    sql: asyncpg.Connection[asyncpg.Record],
+    masters: list[Server],
+    tmp_path: Path,
+):
+    stores: dict[str, Any] = {"db": resources.db, "queues": resources.queues}
+    receipts = await one_in_each(resources, place)
+    paused = await pause_queue("payment-processing-2", ADA, **stores)
+    assert paused.paused
+    assert not (await get_queue("payment-processing", queues=resources.queues)).paused
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for metric in await redis_metrics(resources.queues, settings.priorities)
+        for sample in metric.samples
+    }
+    assert found["orderflow_queue_paused", "payment-processing-2"] == 1
+    assert found["bullmq_job_count", "payment-processing-2", "prioritized"] >= 1
+    assert found["orderflow_workers_connected", "notifications-2"] == 0
+    addresses = {f"127.0.0.1:{node.port}" for node in masters}
+    assert {key[1] for key in found if key[0] == "orderflow_redis_memory_used_bytes"} == addresses
+    assert {server.address for server in await redis_health(resources.queues)} == addresses
+    findings = await examine(settings)
+    said = [finding.message for finding in findings if finding.check in {"paused", "workers"}]
+    assert "payment-processing-2 is paused: its jobs wait and none is started" in said
+    assert sum("no worker is connected" in message for message in said) == 5
+    assert not [f for f in findings if f.severity is Severity.ERROR and f.check != "migrations"]
+    await resume_queue("payment-processing-2", ADA, **stores)
+
+    ids = [receipt.order_id for receipt in receipts]
+    await sql.execute("DELETE FROM payments WHERE order_id = ANY($1)", ids)
+    await sql.execute("DELETE FROM orders WHERE id = ANY($1)", ids)
+    orphans = await find_orphans(**stores)
+    assert [orphan.queue for orphan in orphans] == SHARDS[QueueName.PAYMENTS]
+    assert await remove_orphans(orphans, ADA, **stores) == 2
+    environment = process_environment(settings) | {"REDIS_CLUSTER": "true", "QUEUE_SHARDS": "2"}
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "orderflow.cli", "reconcile", "--dry-run"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    for shard in (shard for shards in SHARDS.values() for shard in shards):
+        assert f"{shard} 100,000" in done.stdout.replace("99,999", "100,000"), done.stdout

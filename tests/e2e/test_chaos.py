@@ -23,6 +23,7 @@ _ORDERS = 30
 _SCENARIOS = (
     *("one-key", "kill-api", "kill-workers", "crash-points"),
     *("flushall", "kill-redis", "redis-reset", "restart-postgres"),
+    "postgres-failover",
 )
 #: Deaths are found out, and orders looked at, sooner than a shop would want it.
 _QUICK = {

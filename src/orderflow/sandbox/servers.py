@@ -150,7 +150,7 @@ def start_postgres(folder: Path, port: int, settings: dict[str, str] | None = No
 def start_standby(
     folder: Path, port: int, primary: Server, settings: dict[str, str] | None = None
 ) -> Server:
-    """Start a copy of `primary` in `folder` that follows it, and may be read. Raises ServerError."""
+    """Start a copy of `primary` that follows it and may be read. Raises ServerError."""
     installed = PostgresServer(folder)
     command = [
         str(installed.bin_path / "pg_basebackup"),

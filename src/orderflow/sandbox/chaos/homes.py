@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from orderflow.sandbox.servers import Server, own_redis, start_postgres, start_redis
+from orderflow.sandbox.servers import Server, own_redis, start_postgres, start_redis, start_standby
 
 
 def processes_of(server: Server) -> list[psutil.Process]:
@@ -20,10 +20,17 @@ def processes_of(server: Server) -> list[psutil.Process]:
         return []
 
 
+_DURABLE = {"fsync": "on", "synchronous_commit": "on", "max_connections": "200"}
+
+
 def start_postgres_in(home: Path, port: int) -> Server:
     """Start PostgreSQL with every commit on disk. Raises ServerError."""
-    durable = {"fsync": "on", "synchronous_commit": "on", "max_connections": "200"}
-    return start_postgres(home, port, durable)
+    return start_postgres(home, port, _DURABLE)
+
+
+def start_standby_in(home: Path, port: int, primary: Server) -> Server:
+    """Start a standby of `primary` on a copy of its data. Raises ServerError."""
+    return start_standby(home, port, primary, _DURABLE)
 
 
 def start_redis_in(home: Path, port: int) -> Server:

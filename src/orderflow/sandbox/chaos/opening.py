@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from orderflow.products import Product, load_products
 from orderflow.resources import open_resources
 from orderflow.sandbox.chaos.homes import start_postgres_in, start_redis_in
 from orderflow.sandbox.chaos.stack import Stack
-from orderflow.sandbox.servers import Server, free_port
+from orderflow.sandbox.servers import free_port
 from orderflow.sandbox.tcp_proxy import TcpProxy
 from orderflow.settings import Settings, load_settings
 
@@ -33,6 +33,7 @@ _ADDRESSES = frozenset(
             "smtp_host",
         ),
         *("smtp_port", "smtp_security", "smtp_username", "smtp_password", "smtp_ca_file"),
+        *("database_pooler", "database_replica_url"),
         *("mail_file", "mail_rate", "sms_file", "sms_rate"),
         *("twilio_account_sid", "twilio_auth_token", "twilio_from", "twilio_url"),
         # Every customer is to be told, or nobody could say who was not.
@@ -62,12 +63,22 @@ async def open_stack(folder: Path) -> AsyncIterator[Stack]:
         exits.callback(redis.stop)
         network = await exits.enter_async_context(TcpProxy("127.0.0.1", redis.port))
         secret = secrets.token_urlsafe(48)
-        environment = _environment(postgres, network.port, secret)
+        spare_port = free_port()
+        environment = _environment((postgres.port, spare_port), network.port, secret)
         settings = load_settings(
             database_url=postgres.url, redis_url=redis.url, gateway_url=environment["GATEWAY_URL"]
         )
         stack = Stack(
-            folder, environment, postgres, redis, network, settings, secret, PRODUCTS, homes
+            folder,
+            environment,
+            postgres,
+            redis,
+            network,
+            settings,
+            secret,
+            PRODUCTS,
+            homes,
+            spare_port,
         )
         exits.push_async_callback(stack.stop)
         await migrate(postgres.url)
@@ -80,11 +91,12 @@ async def open_stack(folder: Path) -> AsyncIterator[Stack]:
         yield stack
 
 
-def _environment(postgres: Server, redis_port: int, secret: str) -> dict[str, str]:
+def _environment(postgres_ports: Sequence[int], redis_port: int, secret: str) -> dict[str, str]:
+    hosts = ",".join(f"127.0.0.1:{port}" for port in postgres_ports)
     users = {name: value for name, value in dotenv_values(".env").items() if value} | os.environ
     kept = {name: value for name, value in users.items() if name.lower() not in _ADDRESSES}
     return kept | {
-        "DATABASE_URL": postgres.url,
+        "DATABASE_URL": f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write",
         "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "GATEWAY_URL": f"http://127.0.0.1:{free_port()}",
         "SMTP_HOST": "127.0.0.1",

@@ -15,7 +15,13 @@ from typing import Any, TypeVar
 
 import typer
 
-from orderflow.sandbox.chaos import clients, deaths, machine, servers  # noqa: F401 - they register theirs
+from orderflow.sandbox.chaos import (  # noqa: F401 - they register theirs
+    clients,
+    deaths,
+    failover,
+    machine,
+    servers,
+)
 from orderflow.sandbox.chaos.customers import Customers
 from orderflow.sandbox.chaos.opening import open_stack
 from orderflow.sandbox.chaos.scenarios import SCENARIOS, Run, Scenario, Skipped

@@ -65,6 +65,8 @@ class Stack:
     jwt_secret: str
     products: Sequence[Product]
     homes: dict[str, Path]
+    #: Where another PostgreSQL may be, which the programs know of, too.
+    spare_postgres_port: int
     programs: dict[str, Program] = field(default_factory=dict)
 
     @property
@@ -146,6 +148,11 @@ class Stack:
         """Start PostgreSQL on the data that its death left."""
         port = self.postgres.port
         self.postgres = await asyncio.to_thread(start_postgres_in, self.homes["postgres"], port)
+
+    def take_over(self, standby: Server, home: Path) -> None:
+        """Have the standby at the spare port, with its data at `home`, for the PostgreSQL."""
+        self.spare_postgres_port = self.postgres.port
+        self.postgres, self.homes["postgres"] = standby, home
 
     async def move(self, server: str, home: Path) -> None:
         """Have a server, `redis` or `postgres`, go on with its data in another folder."""

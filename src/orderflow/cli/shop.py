@@ -10,7 +10,6 @@ import typer
 
 from orderflow.cli.running import checked, fail, run
 from orderflow.contract import QueueName
-from orderflow.db.migrate import migrate as migrate_database
 from orderflow.doctor import EXIT_STATUS, Finding, Severity, examine, worst
 from orderflow.logs import configure_logs
 from orderflow.products import load_products, read_catalogue
@@ -22,6 +21,9 @@ from orderflow.settings import Settings, load_settings
 
 def migrate() -> None:
     """Bring the schema of DATABASE_URL up to date."""
+    # It brings SQLAlchemy with it, which takes longer to import than all the rest.
+    from orderflow.db.migrate import migrate as migrate_database
+
     settings = checked(load_settings)
     before, after = run(migrate_database(settings.database_dsn))
     if before == after:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import asyncpg
-from alembic.script import ScriptDirectory
 
 from orderflow.doctor.findings import (
     Finding,
@@ -33,6 +33,9 @@ from orderflow.doctor.postgres_way import (
 )
 from orderflow.invariants import INVARIANTS, violations
 from orderflow.settings import Settings
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 _OLDEST_POSTGRES = 14
 _UNSETTLED_AFTER_S, _UNSETTLED_COUNTED = 600, 1_000
@@ -62,7 +65,7 @@ async def migrations(site: PostgresSite) -> Findings:
         return [ok(name, f"The schema is up to date: {head}")]
     if current is None:
         return [fail(name, "The database has no schema of orderflow yet", "orderflow migrate")]
-    known = {script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()}
+    known = {script.revision for script in _steps().walk_revisions()}
     if current not in known:
         return [
             fail(
@@ -74,9 +77,16 @@ async def migrations(site: PostgresSite) -> Findings:
     return [fail(name, f"The schema is at {current} and has to be at {head}", "orderflow migrate")]
 
 
+def _steps() -> ScriptDirectory:
+    # SQLAlchemy comes with it, which takes longer to import than all else that a command needs.
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(_MIGRATIONS))
+
+
 async def revisions(connection: asyncpg.Connection[asyncpg.Record]) -> tuple[str | None, str]:
     """Return the revision of the schema, None where there is none, and that of this version."""
-    head = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+    head = _steps().get_current_head()
     if head is None:
         raise RuntimeError("the package has no migrations")
     if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:

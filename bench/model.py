@@ -77,7 +77,8 @@ def _costs_table(costs: Costs) -> str:
         )
         for name, stage in costs.stages.items()
     ]
-    return f"{aligned(rows)}\na flush {1e6 * costs.flush_s:.0f}"
+    turn, flush = (number(1e6 * each) for each in (costs.redis_turn_s, costs.flush_s))
+    return f"{aligned(rows)}\na turn of Redis {turn}, a flush of the disk {flush}"
 
 
 @dataclass(frozen=True)

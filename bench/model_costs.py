@@ -6,6 +6,7 @@ other large ones, so that what an order costs and what a batch costs can be told
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -53,11 +54,12 @@ def open_model_lab() -> Iterator[Lab]:
 
 @dataclass(frozen=True)
 class _Sample:
-    """What an order took of each, in seconds of a core, and in how many statements."""
+    """What an order took: seconds of a core, reads of Redis, statements of PostgreSQL."""
 
     python_s: float
     redis_s: float
     postgres_s: float
+    reads: float
     statements: float
 
 
@@ -76,6 +78,7 @@ def measure_costs(orders: int) -> dict[str, Any]:
         samples["checkout"] = [_measure_api(lab, connections) for connections in (_FEW, _MANY)]
     return {
         "stages": {stage: asdict(_apart(*pair)) for stage, pair in samples.items()},
+        "redis_turn_s": statistics.median(_turn_s(*pair) for pair in samples.values()),
         "flush_s": flush_s,
         "samples": {stage: [asdict(one) for one in pair] for stage, pair in samples.items()},
     }
@@ -83,15 +86,22 @@ def measure_costs(orders: int) -> dict[str, Any]:
 
 def _apart(few: _Sample, many: _Sample) -> StageCosts:
     """Tell what an order costs from what a batch costs."""
+    python = _split(few.python_s, many.python_s, few.statements, many.statements)
+    redis_s, _ = _split(few.redis_s, many.redis_s, few.reads, many.reads)
+    postgres = _split(few.postgres_s, many.postgres_s, few.statements, many.statements)
+    return StageCosts(*python, redis_s, *postgres)
 
-    def split(one: float, other: float) -> tuple[float, float]:
-        # A batch costs nothing less than nothing, whatever the noise.
-        batch = max(0.0, (one - other) / (few.statements - many.statements))
-        return other - batch * many.statements, batch
 
-    python_s, python_batch_s = split(few.python_s, many.python_s)
-    postgres_s, postgres_batch_s = split(few.postgres_s, many.postgres_s)
-    return StageCosts(python_s, python_batch_s, many.redis_s, postgres_s, postgres_batch_s)
+def _turn_s(few: _Sample, many: _Sample) -> float:
+    """Tell what Redis takes for a turn."""
+    return _split(few.redis_s, many.redis_s, few.reads, many.reads)[1]
+
+
+def _split(few_s: float, many_s: float, few: float, many: float) -> tuple[float, float]:
+    """Return what an order and a batch cost, of two samples with so many batches an order."""
+    # Nothing costs less than nothing, whatever the noise.
+    batch_s = max(0.0, (few_s - many_s) / (few - many))
+    return max(0.0, many_s - batch_s * many), batch_s
 
 
 def _flushes(lab: Lab) -> tuple[float, float]:
@@ -123,9 +133,9 @@ def _measure_worker(
     before = _statements(lab, place)
     with lab.running("worker", command, place.environment()) as program:
         first, _ = wait_for(watch, int(orders * _WARM_UP), [program])
-        computed = _computed_s(lab, program)
+        computed = _so_far(lab, program)
         last, _ = wait_for(watch, orders, [program])
-        took = _computed_s(lab, program)
+        took = _so_far(lab, program)
         check_done(watch, orders, [program])
     # The program has ended: PostgreSQL counts what a session did at the end of it.
     statements = (_statements(lab, place) - before) / orders
@@ -139,9 +149,9 @@ def _measure_api(lab: Lab, connections: int) -> _Sample:
     with lab.place() as place:
         before = _statements(lab, place)
         with running_api(lab, place, OUR_API) as api:
-            computed = _computed_s(lab, api.program)
+            computed = _so_far(lab, api.program)
             answered = api.closed(options, connections).answered
-            took = _computed_s(lab, api.program)
+            took = _so_far(lab, api.program)
         statements = (_statements(lab, place) - before) / answered
     each = [(now - then) / answered for now, then in zip(took, computed, strict=True)]
     return _Sample(*each, statements)
@@ -154,9 +164,10 @@ def _statements(lab: Lab, place: Place) -> int:
     return int(lab.sql(query, database)[0][0])
 
 
-def _computed_s(lab: Lab, program: Program) -> tuple[float, float, float]:
-    """Return what the program, Redis and PostgreSQL have computed so far."""
-    return program.cpu_s, lab.redis_cpu_s(), lab.postgres_cpu_s()
+def _so_far(lab: Lab, program: Program) -> tuple[float, ...]:
+    """Return what each has computed so far, and how often Redis has read."""
+    reads = float(lab.redis.info("stats")["total_reads_processed"])
+    return program.cpu_s, lab.redis_cpu_s(), lab.postgres_cpu_s(), reads
 
 
 def measure_rate(lab: Lab, backlog: Backlog, payers: int, tellers: int) -> float:

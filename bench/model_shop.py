@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.simulation import Batches, Disk, Line, Server, Simulation, Step, Thread, Work
+from bench.simulation import Batches, Disk, Line, Server, Simulation, Step, Thread, Turns, Work
 from orderflow.db.batcher import MAX_SIZE, MAX_UNDER_WAY
 
 #: Of the orders of a run, the first part fills the lines and the batches.
@@ -39,9 +39,14 @@ class StageCosts:
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured. `flush_s` is how long the disk takes to have a commit."""
+    """What was measured, in seconds.
+
+    `redis_turn_s` is what Redis takes for each time that it looks for commands, and `flush_s` how
+    long the disk takes to have what was committed.
+    """
 
     stages: dict[str, StageCosts]
+    redis_turn_s: float
     flush_s: float
 
     @classmethod
@@ -49,7 +54,7 @@ class Costs:
         """Read what `python -m bench.model --measure` wrote."""
         content = json.loads(file.read_text())
         stages = {name: StageCosts(**costs) for name, costs in content["stages"].items()}
-        return cls(stages, content["flush_s"])
+        return cls(stages, content["redis_turn_s"], content["flush_s"])
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class _Shop:
         self._chance = random.Random(1)
         self._simulation = Simulation()
         self._cores = [Server(self._simulation, cores) for cores in plan.machines]
-        self._redis = [Thread(self._cores[machine]) for machine in plan.redis]
+        self._redis = [Turns(self._cores[machine], costs.redis_turn_s) for machine in plan.redis]
         self._turn = itertools.count()
         self._disk = Disk(self._simulation, costs.flush_s)
         # Of PostgreSQL's own use of its machine's cores, which others may be on.
@@ -202,9 +207,14 @@ class _Shop:
         """Add the job that follows; end one's own and take the next, where there is one."""
         commands = {"checkout": 1, "payment": 2, "notification": 1}[stage]
         for _ in range(commands):
-            shard = next(self._turn) % len(self._redis)
-            yield self._away(process.machine, self._plan.redis[shard])
-            yield self._redis[shard].compute(self._costs.stages[stage].redis_s / commands)
+            machine, redis = self._next_redis()
+            yield self._away(process.machine, machine)
+            yield redis.ask(self._costs.stages[stage].redis_s / commands)
+
+    def _next_redis(self) -> tuple[int, Turns]:
+        """Return a Redis and its machine, one after the other."""
+        shard = next(self._turn) % len(self._redis)
+        return self._plan.redis[shard], self._redis[shard]
 
     def _away(self, here: int, there: int) -> Step:
         return self._simulation.wait(0.0 if here == there else self._plan.away_s)

@@ -113,6 +113,42 @@ class Thread:
         self._next()
 
 
+class Turns:
+    """A program that does at once all that has come, and answers at the end of that turn."""
+
+    def __init__(self, cores: Server, turn_s: float) -> None:
+        self.busy_s = 0.0
+        self.turns = 0
+        self._cores = cores
+        self._turn_s = turn_s
+        self._works = False
+        self._waiting: list[tuple[float, Done]] = []
+
+    def ask(self, seconds: float) -> Step:
+        """Have something done that takes so long, besides its share of a turn."""
+
+        def begin(done: Done) -> None:
+            self._waiting.append((seconds, done))
+            if not self._works:
+                self._next()
+
+        return begin
+
+    def _next(self) -> None:
+        self._works = bool(self._waiting)
+        if self._works:
+            taken, self._waiting = self._waiting, []
+            seconds = self._turn_s + sum(each for each, _ in taken)
+            self.busy_s += seconds
+            self.turns += 1
+            self._cores.use(seconds)(lambda: self._ended(taken))
+
+    def _ended(self, taken: list[tuple[float, Done]]) -> None:
+        for _, done in taken:
+            done()
+        self._next()
+
+
 class Disk:
     """Flushes what was written before the flush began, for all who wait, in one go."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import asyncpg
 import pytest
 from redis import Redis
 from redis.crc import key_slot
+from redis.exceptions import RedisError
 from tests.conftest import Program, process_environment, start_program, wait_until
 from tests.integration.conftest import PlaceOrder
 from tests.integration.working import ADA, until
@@ -278,6 +280,35 @@ async def test_a_full_shard_does_not_hold_up_the_other(
 
 async def _is_live(resources: Resources, job: NewJob) -> bool:
     return await resources.queues.states([job]) == [JobState.LIVE]
+
+
+async def test_a_master_that_is_away_holds_up_its_own_orders_alone(
+    settings: Settings, resources: Resources, place: PlaceOrder, masters: list[Server]
+):
+    assert resources
+    hasty = settings.model_copy(update={"redis_timeout_ms": 300})
+    async with open_resources(hasty) as opened:
+        first, second = [job_of(receipt) for receipt in await one_in_each(opened, place)]
+        masters[1].process.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(5):
+                assert not await opened.queues.offer(replace(second, job_id="to-the-frozen"))
+            assert opened.queues.breakers.is_open
+            assert await opened.queues.offer(replace(first, job_id="to-the-other"))
+            found = {
+                (sample.name, *sample.labels.values()): sample.value
+                for metric in await redis_metrics(opened.queues, settings.priorities)
+                for sample in metric.samples
+            }
+            with pytest.raises(RedisError):
+                await opened.queues.ping()
+        finally:
+            masters[1].process.send_signal(signal.SIGCONT)
+        assert found["orderflow_redis_up",] == 0
+        assert found["bullmq_job_count", "payment-processing", "prioritized"] >= 2
+        assert ("bullmq_job_count", "payment-processing-2", "prioritized") not in found
+        await until(lambda: opened.queues.offer(replace(second, job_id="after-the-rest")))
+        assert not opened.queues.breakers.is_open
 
 
 async def test_whoever_shows_queues_shows_the_shards(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 from uuid import uuid4
 
 import pytest
@@ -12,11 +14,12 @@ from tests.interop.bridge import Bridge, Node
 from tests.interop.conftest import NODE_OPTIONS, Keys, foreign_data, payment_data
 
 from orderflow.bull.changes import ChangesListener
-from orderflow.contract import QueueName
+from orderflow.contract import QueueName, order_confirmation_job
 from orderflow.doctor import examine
 from orderflow.exporter.queues import redis_metrics
 from orderflow.operations.queues import list_queues
 from orderflow.operations.workers import list_workers
+from orderflow.queue_names import QueueNames
 from orderflow.resources import Resources
 from orderflow.settings import Settings
 
@@ -83,6 +86,20 @@ async def test_node_and_we_share_queues_that_have_prefixes_of_their_own(
     start = settings.queue_prefix.partition("*")[0]
     tags = {key.partition("}")[0].removeprefix(start) for key in redis.scan_iter(f"{start}*")}
     assert tags == {PAYMENTS, NOTIFICATIONS}
+
+
+def test_node_reckons_the_same_shard(node_program: str):
+    """As docs/sharding.md tells producers in Node to; `crc32` is in Node since 20.15."""
+    reckon = """
+        const { crc32 } = require('node:zlib');
+        console.log(JSON.stringify(process.argv.slice(1).map(id => (crc32(String(id)) % 3) + 1)));
+    """
+    ids = [str(uuid4()) for _ in range(20)] + ["4711", "ä-7", "order 1"]
+    said = subprocess.check_output([node_program, "-e", reckon, *ids], text=True)
+    names = QueueNames("{bull-*}", 3)
+    queues = [names.queue_of(order_confirmation_job(order_id, None)) for order_id in ids]
+    suffixes = ["" if number == 1 else f"-{number}" for number in json.loads(said)]
+    assert queues == [f"{NOTIFICATIONS}{suffix}" for suffix in suffixes]
 
 
 async def test_changed_orders_are_told_of_under_the_shared_prefix(

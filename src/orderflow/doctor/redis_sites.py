@@ -10,6 +10,7 @@ from redis.crc import key_slot
 
 from orderflow.bull.finding import finder_of
 from orderflow.bull.moved import CLUSTER_FIX
+from orderflow.contract import QueueName
 from orderflow.doctor.findings import Finding, Findings, fail, listed, ok, reason_of, warn
 from orderflow.queue_names import QueueNames
 from orderflow.settings import Settings
@@ -97,11 +98,12 @@ async def examine_cluster(settings: Settings, client: Redis, names: QueueNames) 
             )
         )
     ranges = await ask("CLUSTER", "SLOTS")
-    alone = []
+    alone, masters = [], {}
     for queue in names.all():
-        master, replicas = _serving(ranges, f"{names.prefix_of(queue)}:")
-        findings.append(ok("redis-cluster", f"{queue} is on {master}"))
-        alone += [] if replicas else [master]
+        masters[queue], replicas = _serving(ranges, f"{names.prefix_of(queue)}:")
+        findings.append(ok("redis-cluster", f"{queue} is on {masters[queue]}"))
+        alone += [] if replicas else [masters[queue]]
+    findings += _together(masters, names)
     if alone:
         findings.append(
             warn(
@@ -111,6 +113,24 @@ async def examine_cluster(settings: Settings, client: Redis, names: QueueNames) 
                 "Give each master a replica: redis-cli --cluster add-node … --cluster-slave",
             )
         )
+    return findings
+
+
+def _together(masters: Mapping[str, str], names: QueueNames) -> Findings:
+    """Warn of shards of one queue that are on the same master, so that one core has both."""
+    findings = []
+    for queue in QueueName:
+        shards = names.shards_of(queue)
+        places = [masters[shard] for shard in shards]
+        shared = [s for s, place in zip(shards, places, strict=True) if places.count(place) > 1]
+        if shared:
+            findings.append(
+                warn(
+                    "redis-cluster",
+                    f"Shards of one queue are on the same master: {listed(shared)}",
+                    "Move the slot of one of them: redis-cli --cluster reshard",
+                )
+            )
     return findings
 
 

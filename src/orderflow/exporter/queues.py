@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.asyncio import Redis
@@ -22,6 +22,8 @@ from orderflow.bull.fleet import connected_workers
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import MAX_PRIORITY, Priorities, Priority
 from orderflow.exporter.servers import server_metrics
+
+T = TypeVar("T")
 
 #: The breakers that processes tell of.
 _BREAKERS = ("gateway",)
@@ -46,20 +48,28 @@ _DELAY_STEP = 4096
 
 
 async def redis_metrics(queues: JobQueues, priorities: Priorities) -> list[Metric]:
-    """Return the metrics of this moment, or `orderflow_redis_up` alone, as 0."""
+    """Return the metrics of this moment, or `orderflow_redis_up` alone, as 0.
+
+    In a cluster of which a part does not answer, there are those of the others beside the 0.
+    """
     up = GaugeMetricFamily("orderflow_redis_up", "Whether Redis answered this scrape.")
+    names = queues.names.all()
+    looks, found = await asyncio.gather(
+        asyncio.gather(*(_if_answered(_look(queues, name, priorities)) for name in names)),
+        asyncio.gather(*(_if_answered(ask(queues)) for ask in _OTHERS)),
+    )
+    seen = {name: queue for name, queue in zip(names, looks, strict=True) if queue is not None}
+    up.add_metric([], len(seen) == len(names) and None not in found)
+    metrics = [metric for some in found for metric in some or ()]
+    return [up, *_queue_metrics(seen), *metrics] if seen else [up]
+
+
+async def _if_answered(asked: Awaitable[T]) -> T | None:
+    """Return what Redis says, or None if it says nothing."""
     try:
-        found = await asyncio.gather(
-            _queue_metrics(queues, priorities),
-            _workers(queues),
-            _breakers(queues),
-            server_metrics(queues),
-        )
+        return await asked
     except (RedisError, OSError):
-        up.add_metric([], 0)
-        return [up]
-    up.add_metric([], 1)
-    return [up, *(metric for metrics in found for metric in metrics)]
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +192,7 @@ async def _age_s(redis: Redis, key: _Key, job_id: str | None) -> float:
         return 0.0
 
 
-async def _queue_metrics(queues: JobQueues, priorities: Priorities) -> list[Metric]:
-    names = queues.names.all()
-    looks = (_look(queues, name, priorities) for name in names)
-    seen = dict(zip(names, await asyncio.gather(*looks), strict=True))
+def _queue_metrics(seen: Mapping[str, _Queue]) -> list[Metric]:
     count = _gauge("bullmq_job_count", "Number of jobs in the queue by state", "state")
     paused = _gauge("orderflow_queue_paused", "Whether the queue is paused.")
     oldest = _gauge(
@@ -251,6 +258,10 @@ async def _breakers(queues: JobQueues) -> Sequence[Metric]:
     for breaker, outage in zip(_BREAKERS, told, strict=True):
         breakers.add_metric([breaker], outage is not None)
     return [breakers]
+
+
+#: What is asked besides the queues.
+_OTHERS = (_workers, _breakers, server_metrics)
 
 
 def _gauge(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:

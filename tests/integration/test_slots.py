@@ -73,6 +73,37 @@ async def test_a_job_whose_lock_went_to_another_is_not_overwritten(redis_server,
     assert "completed" not in dict(bench.told)
 
 
+async def test_a_lock_is_lost_to_another_worker_and_not_to_the_end_of_its_job(redis_server, probe):
+    renewals: list[asyncio.Task[None]] = []
+    lost: list[str] = []
+    may_end = asyncio.Event()
+
+    async def process(job: Any, _token: str) -> dict[str, str]:
+        if job.name == "waits":
+            await may_end.wait()
+        else:
+            # It begins when the end of this job is on its way.
+            renewal = bench.worker.lockManager._extend_locks([job.id])
+            renewals.append(asyncio.create_task(renewal))
+        return {}
+
+    bench = probe(redis_server.url, "ends-while-renewed", process)
+    bench.worker.on("lockRenewalFailed", lost.extend)
+    await bench.queue.add("ends", {})
+    await bench.until_told("completed")
+    await asyncio.gather(*renewals)
+    assert renewals
+    assert lost == []
+
+    taken = await bench.queue.add("waits", {})
+    lock = f"{bench.prefix}:{taken.id}:lock"
+    await bench.until(lambda: bench.redis.exists(lock))
+    await bench.redis.set(lock, "another's token", px=60_000)
+    await bench.worker.lockManager._extend_locks([taken.id])
+    assert lost == [taken.id]
+    may_end.set()
+
+
 async def test_a_job_that_comes_while_the_drain_begins_is_done(redis_server, probe):
     ran: list[str] = []
     drains: list[asyncio.Task[None]] = []

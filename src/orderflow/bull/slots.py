@@ -25,6 +25,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from orderflow.bull.backoff import backoff_delay_ms
 from orderflow.bull.connection import BLOCK_S
+from orderflow.bull.locks import Locks
 from orderflow.bull.producer import node_client_name
 from orderflow.bull.scripts import WorkerScripts
 from orderflow.bull.suspects import SUSPECT_FROM, Suspects
@@ -82,6 +83,9 @@ class SlotWorker(Worker):  # type: ignore[misc]
             self._block_on(RedisConnection(opts["blockingConnection"]))
         self.scripts = self.backend.scripts = WorkerScripts(
             self.prefix, name, self.backend.connection, self.opts
+        )
+        self.lockManager = Locks(
+            self, self.opts["lockRenewTime"], self.opts["lockDuration"], self.id, self.workerName
         )
         self._suspects = Suspects(
             self.client,

@@ -26,6 +26,7 @@ import asyncpg
 import httpx
 import pytest
 from redis import Redis
+from tests.databases import Databases
 
 from orderflow.db.migrate import migrate
 from orderflow.products import load_products, read_catalogue
@@ -135,18 +136,16 @@ def postgres_server() -> Iterator[Server]:
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def databases(postgres_server: Server) -> Databases:
+    return Databases(postgres_server.url)
+
+
 @pytest.fixture
-async def database_url(postgres_server: Server) -> AsyncIterator[str]:
+async def database_url(databases: Databases) -> AsyncIterator[str]:
     """A migrated, empty database."""
-    name = f"test_{next(_numbers)}"
-    server_url = postgres_server.url.removesuffix("/postgres")
-    admin = await asyncpg.connect(f"{server_url}/template1")
-    try:
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE postgres")
-        yield f"{server_url}/{name}"
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await admin.close()
+    async with databases.one() as url:
+        yield url
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -118,6 +118,15 @@ async def test_a_database_that_is_away_is_told_and_comes_back():
                 await db.ping()
             finally:
                 server.stop()
+
+
+async def test_a_database_that_hangs_does_not_turn_an_end_into_a_fault():
+    with tempfile.TemporaryDirectory(prefix="orderflow-postgres-") as folder, ExitStack() as stack:
+        server = start_postgres(Path(folder), free_port(), {"fsync": "off"})
+        stack.callback(server.stop)
+        async with open_database(server.url, size=1, timeout_ms=500) as db:
+            await db.ping()
+            stack.enter_context(frozen(server))
 
 
 async def test_a_wait_for_a_connection_ends(settings):

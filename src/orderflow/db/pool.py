@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -219,10 +219,22 @@ async def open_database(
         # What is parsed in a session that is shared may be missing in the next.
         statement_cache_size=0 if pooled else _STATEMENTS_KEPT,
     )
-    async with pool:
+    async with _open(pool):
         db = kind(pool, timeout_s, pooled=pooled)
         with _shown(pool, db):
             yield db
+
+
+@asynccontextmanager
+async def _open(pool: asyncpg.Pool[asyncpg.Record]) -> AsyncIterator[None]:
+    """Open a pool, and close it on leaving: whatever PostgreSQL says to that, all work is done."""
+    await pool
+    try:
+        yield
+    finally:
+        # asyncpg has ended all connections then.
+        with suppress(*_AWAY):
+            await pool.close()
 
 
 @contextmanager

@@ -61,13 +61,25 @@ class Machine:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Be one of many."""
-        fcntl.flock(self._door, fcntl.LOCK_EX)
-        fcntl.flock(self._floor, fcntl.LOCK_SH)
-        fcntl.flock(self._door, fcntl.LOCK_UN)
+        self._enter()
         try:
             yield
         finally:
             fcntl.flock(self._floor, fcntl.LOCK_UN)
+
+    def _enter(self) -> None:
+        fcntl.flock(self._door, fcntl.LOCK_EX)
+        fcntl.flock(self._floor, fcntl.LOCK_SH)
+        fcntl.flock(self._door, fcntl.LOCK_UN)
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Do nothing for a while, which keeps nobody from being alone, and then be one of many."""
+        fcntl.flock(self._floor, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            self._enter()
 
     @contextmanager
     def alone(self) -> Iterator[None]:

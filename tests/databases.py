@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-#: What a test may have changed besides rows; xmin is the transaction that wrote a line of the catalogue.
+#: What a test may have changed besides rows; xmin is the transaction that wrote a line there.
 _SHAPE = """
 WITH ours AS (
     SELECT * FROM pg_class
@@ -36,7 +36,7 @@ SELECT md5(string_agg(line, E'\n' ORDER BY line)) FROM (
         WHERE datname = current_database()
 ) AS lines (line)
 """
-#: What takes all rows out of the tables that have, or had, some. Migrations leave the version alone.
+#: What takes out all rows, where there are or were some. Migrations leave none but the version.
 _EMPTY = """
 SELECT string_agg(format('DELETE FROM %I', relname), ';') FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -23,7 +21,6 @@ from orderflow.reconcile import Counts, run_once
 from orderflow.sandbox.servers import free_port, port_is_taken
 from orderflow.sandbox.tokens import make_token
 from orderflow.settings import Settings
-from orderflow.worker import worker_files
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "moving-from-node.md").read_text("utf-8")
@@ -324,46 +321,3 @@ def test_order_jobs_of_ones_own_move_with_a_file(node, keys, start_worker, tmp_p
     wait_until(lambda: node.job(ORDERS, job_id)["state"] == "completed", "the end of it")
     assert node.job(ORDERS, job_id)["returnvalue"] == {"shipped": True}
     wait_until(lambda: node.ask("getJobSchedulers", queue=ORDERS), "our schedule, kept as well")
-
-
-# --- The guide itself -----------------------------------------------------------------------------
-
-
-def fenced() -> str:
-    return "\n".join(re.findall(r"^ *```\w*\n(.*?)^ *```$", GUIDE, re.MULTILINE | re.DOTALL))
-
-
-def commands() -> list[str]:
-    """Return each command of ours in the guide once."""
-    lines = [line.strip() for line in fenced().splitlines()]
-    return sorted({line for line in lines if re.match(r"orderflow |python -m orderflow", line)})
-
-
-def test_the_guide_has_commands() -> None:
-    assert "orderflow doctor" in commands()
-    assert len(commands()) >= 6
-
-
-@pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_guide_is_one_that_exists(command: str) -> None:
-    program, *args = shlex.split(command)
-    module = ["orderflow.cli"] if program == "orderflow" else [args.pop(1)]
-    args = args if program == "orderflow" else args[1:]
-    done = subprocess.run(
-        [sys.executable, "-m", *module, *args, "--help"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout or "usage" in done.stdout
-    if module == ["orderflow.worker"]:
-        assert args[0] in worker_files()
-
-
-def test_every_setting_of_the_guide_is_in_the_example() -> None:
-    words = set(re.findall(r"[`\n]([A-Z]+(?:_[A-Z]+)+)[=`]", GUIDE))
-    example = (ROOT / ".env.example").read_text("utf-8")
-    known = set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
-    assert {"QUEUE_PREFIX", "PRIORITY_HIGH", "WORKER_LOCK_MS"} <= words
-    assert words <= known

@@ -15,3 +15,12 @@ def collect_rarely() -> None:
     Where a tenth of the work was looking; what memory that takes does not show.
     """
     gc.set_threshold(_NEW_OBJECTS)
+
+
+def pass_by_what_is_there() -> None:
+    """Have the collector never look at what was made so far: it lives as long as the process.
+
+    Its last look, as the process ends, took 0.2 s of CPU: a hundred that stop together waited 10 s
+    for it on two cores.
+    """
+    gc.freeze()

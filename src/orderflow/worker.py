@@ -28,7 +28,7 @@ from orderflow.bull.worker import (
     run_worker,
     worker_name,
 )
-from orderflow.collector import collect_rarely
+from orderflow.collector import collect_rarely, pass_by_what_is_there
 from orderflow.errors import (
     InvalidSettings,
     InvalidWorker,
@@ -128,6 +128,7 @@ async def serve(
     what `resources_of` opens: another program can give a gateway and senders of its own.
     """
     collect_rarely()
+    pass_by_what_is_there()
     stop = asyncio.Event()
     _stop_on_signals(stop)
     stop_with_parent(stop)

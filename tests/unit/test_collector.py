@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orderflow.collector import collect_rarely
+from orderflow.collector import collect_rarely, pass_by_what_is_there
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +16,7 @@ def _as_before() -> Iterator[None]:
     thresholds = gc.get_threshold()
     yield
     gc.set_threshold(*thresholds)
+    gc.unfreeze()
 
 
 class _Ring:
@@ -32,3 +33,12 @@ def test_cycles_are_still_found() -> None:
     many = [[] for _ in range(20_000)]
     assert lost() is None
     assert len(few) + len(many) == 25_000
+
+
+def test_what_was_there_is_passed_by_and_what_comes_is_not() -> None:
+    before = weakref.ref(_Ring())
+    pass_by_what_is_there()
+    after = weakref.ref(_Ring())
+    gc.collect()
+    assert before() is not None
+    assert after() is None

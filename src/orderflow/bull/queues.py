@@ -60,6 +60,8 @@ class JobQueues(AddingQueues):
 
     async def states(self, jobs: Sequence[NewJob]) -> list[JobState]:
         """Say where each of the jobs is, in their order, in a few round trips."""
+        if self.names.shards == 1:
+            return await self._look([(job.queue, job.job_id) for job in jobs])
         return [place.state for place in await self.places(jobs)]
 
     async def places(self, jobs: Sequence[NewJob]) -> list[Place]:
@@ -68,7 +70,9 @@ class JobQueues(AddingQueues):
         One that its order's shard does not have may be in another: a producer that knows but one
         queue has put it there, or there were fewer shards.
         """
-        places = await self._look([(self.names.queue_of(job), job.job_id) for job in jobs])
+        queues = list(map(self.names.queue_of, jobs))
+        states = await self._look([(q, job.job_id) for q, job in zip(queues, jobs, strict=True)])
+        places = list(map(Place, queues, states))
         if self.names.shards == 1:
             return places
         others = [
@@ -79,12 +83,12 @@ class JobQueues(AddingQueues):
             if queue != place.queue
         ]
         found = await self._look([(queue, jobs[number].job_id) for number, queue in others])
-        for (number, _), place in zip(others, found, strict=True):
-            if place.state is not JobState.MISSING:
-                places[number] = place
+        for (number, queue), state in zip(others, found, strict=True):
+            if state is not JobState.MISSING:
+                places[number] = Place(queue, state)
         return places
 
-    async def _look(self, wanted: Sequence[tuple[str, str]]) -> list[Place]:
+    async def _look(self, wanted: Sequence[tuple[str, str]]) -> list[JobState]:
         """Say where the jobs of these queues and ids are."""
         by_queue: dict[str, list[str]] = {}
         for queue, job_id in wanted:
@@ -93,7 +97,7 @@ class JobQueues(AddingQueues):
             *(find_states(self.queue(queue), ids) for queue, ids in by_queue.items())
         )
         states = dict(zip(by_queue, found, strict=True))
-        return [Place(queue, states[queue][job_id]) for queue, job_id in wanted]
+        return [states[queue][job_id] for queue, job_id in wanted]
 
     async def _queue_with(self, job: NewJob) -> NodeQueue:
         """Return the queue that has the job, or should have."""

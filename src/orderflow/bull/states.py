@@ -27,6 +27,8 @@ class JobState(StrEnum):
 #: process that makes them, and this one was wrong. Clocks may differ by less.
 ASTRAY_MS = 300_000
 
+_STATES = {state.value: state for state in JobState}
+
 #: Redis does nothing else meanwhile.
 _LOOKED_AT_ONCE = 128
 
@@ -70,7 +72,7 @@ async def find_states(queue: NodeQueue, job_ids: Sequence[str]) -> dict[str, Job
     ]
     replies = await asyncio.gather(*(script(keys=[queue.keys[""]], args=chunk) for chunk in chunks))
     return {
-        job_id: JobState(place)
+        job_id: _STATES[place]
         for chunk, places in zip(chunks, replies, strict=True)
         for job_id, place in zip(chunk, places, strict=True)
     }

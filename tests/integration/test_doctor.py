@@ -551,6 +551,16 @@ async def test_a_database_that_is_not_there(well, durable_postgres):
     assert '"nowhere" does not exist' in fault.message
 
 
+async def test_pools_that_may_open_more_connections_than_there_are(well):
+    fault = await only_fault(well.model_copy(update={"database_pool_size": 25}))
+    assert (fault.check, fault.severity) == ("postgres-connections", Severity.WARNING)
+    said = (
+        "4 processes with DATABASE_POOL_SIZE=25 may open 106 connections, and PostgreSQL takes 97"
+    )
+    assert fault.message.startswith(said)
+    assert fault.fix.startswith("Set DATABASE_POOL_SIZE to 22")
+
+
 async def test_commits_that_do_not_wait_for_the_disk(well, database):
     name = await database.fetchval("SELECT current_database()")
     await database.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")

@@ -26,6 +26,7 @@ from orderflow.db import Reads
 from orderflow.db.migrate import migrate
 from orderflow.db.replica import ReplicaReads, open_reads
 from orderflow.doctor import Finding, Severity, examine
+from orderflow.errors import DatabaseUnavailable
 from orderflow.metrics import READS, of_replica
 from orderflow.orders import OrderStatus
 from orderflow.products import load_products, read_catalogue
@@ -136,8 +137,8 @@ async def status(reads: Reads, receipt: Receipt) -> str:
     return str(row["status"])
 
 
-async def findings(settings: Settings) -> list[Finding]:
-    return [finding for finding in await examine(settings) if finding.check == "postgres-replica"]
+async def findings(settings: Settings, check: str = "postgres-replica") -> list[Finding]:
+    return [finding for finding in await examine(settings) if finding.check == check]
 
 
 async def test_what_was_answered_is_seen_at_once_by_another_process(serve, shop, replicated, pair):
@@ -256,6 +257,16 @@ async def test_what_is_no_replica_of_ours_is_named_and_not_read(
         Severity.ERROR,
         f"DATABASE_REPLICA_URL leads to {said}",
     )
+
+
+async def test_orders_cannot_be_written_at_it(replicated, pair):
+    lost = replicated.model_copy(update={"database_url": PostgresUrl(pair.standby.url)})
+    [finding] = await findings(lost, "postgres-primary")
+    assert finding.severity is Severity.ERROR
+    assert finding.fix.endswith("with ?target_session_attrs=read-write")
+    async with open_resources(lost) as shop:
+        with pytest.raises(DatabaseUnavailable, match="ReadOnlySQLTransactionError"):
+            await load_products(read_catalogue(CATALOGUE), shop.db)
 
 
 async def test_the_page_shows_it(shop, replicated):

@@ -377,8 +377,8 @@ SERVERS = Board(
             "Redis may evict, cannot write",
             "none",
             [
-                Query("orderflow_redis_eviction_policy_wrong", "may evict"),
-                Query("orderflow_redis_aof_write_failed", "cannot write"),
+                Query("orderflow_redis_eviction_policy_wrong", "may evict {{server}}"),
+                Query("orderflow_redis_aof_write_failed", "cannot write {{server}}"),
             ],
             small=True,
             red_from=1,
@@ -394,8 +394,8 @@ SERVERS = Board(
             "Memory of Redis",
             "bytes",
             [
-                Query("orderflow_redis_memory_used_bytes", "used"),
-                Query("orderflow_redis_memory_max_bytes", "maxmemory"),
+                Query("orderflow_redis_memory_used_bytes", "used {{server}}"),
+                Query("orderflow_redis_memory_max_bytes", "maxmemory {{server}}"),
             ],
         ),
         Panel(

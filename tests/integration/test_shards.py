@@ -28,6 +28,7 @@ from orderflow.bull.states import JobState
 from orderflow.checkout import Receipt
 from orderflow.contract import JOB_OPTIONS, NewJob, QueueName, payment_job
 from orderflow.doctor import Severity, examine
+from orderflow.errors import UnknownQueue
 from orderflow.exporter.queues import redis_metrics
 from orderflow.invariants import count_violations
 from orderflow.operations.health import redis_health
@@ -82,17 +83,16 @@ def _start_node(folder: Path) -> Server:
     return start_redis(folder, port, appendonly=False, settings={"cluster-enabled": "yes"})
 
 
-def _apart(base: str) -> str:
-    """Return a prefix by which the two shards of each queue are on different masters."""
+def _prefix(base: str, *, apart: bool = True) -> str:
+    """Return a prefix by which the two shards of each queue are on different masters, or not."""
 
     def half_of(names: QueueNames, queue: str) -> bool:
         return bool(key_slot(names.key(queue, "wait").encode()) < _SLOTS // 2)
 
     for number in itertools.count():
         names = QueueNames(f"{{{base}.{number}-*}}", 2)
-        if all(
-            half_of(names, first) and not half_of(names, other) for first, other in SHARDS.values()
-        ):
+        halves = [[half_of(names, shard) for shard in shards] for shards in SHARDS.values()]
+        if all(one == [True, not apart] for one in halves):
             return names.prefix
     raise AssertionError
 
@@ -102,7 +102,7 @@ def settings(settings: Settings, masters: list[Server]) -> Settings:
     changes: dict[str, Any] = {
         "redis_url": f"redis://127.0.0.1:{masters[0].port}",
         "redis_cluster": True,
-        "queue_prefix": _apart(settings.queue_prefix),
+        "queue_prefix": _prefix(settings.queue_prefix),
         "queue_shards": 2,
     }
     # Read anew, as a program would: what the settings check is checked.
@@ -339,8 +339,14 @@ async def test_whoever_shows_queues_shows_the_shards(
     said = [finding.message for finding in findings if finding.check in {"paused", "workers"}]
     assert "payment-processing-2 is paused: its jobs wait and none is started" in said
     assert sum("no worker is connected" in message for message in said) == 5
-    assert not [f for f in findings if f.severity is Severity.ERROR and f.check != "migrations"]
+    assert not [finding for finding in findings if finding.severity is Severity.ERROR]
+    assert not any("on the same master" in finding.message for finding in findings)
+    together = settings.model_copy(update={"queue_prefix": _prefix("together", apart=False)})
+    same = [f.message for f in await examine(together) if "on the same master" in f.message]
+    assert same[0].endswith("payment-processing, payment-processing-2")
     await resume_queue("payment-processing-2", ADA, **stores)
+    with pytest.raises(UnknownQueue):
+        await get_queue("no-such-queue", queues=resources.queues)
 
     ids = [receipt.order_id for receipt in receipts]
     await sql.execute("DELETE FROM payments WHERE order_id = ANY($1)", ids)

@@ -50,6 +50,12 @@ class AddingQueues:
         """Return the connection to look at what lies in Redis of a queue."""
         return self._clients.of(self.names.prefix_of(queue))
 
+    async def let_go(self, queue: str) -> None:
+        """Close the connection for a queue that is none, unless another queue has it."""
+        prefix, names = self.names.prefix_of(queue), self.names
+        if prefix not in {names.shared_prefix, *map(names.prefix_of, names.all())}:
+            await self._clients.let_go(prefix)
+
     def clients(self) -> list[Redis]:
         """Return the connections to the queues of the contract, each once."""
         return list(dict.fromkeys(map(self.client_of, self.names.all())))

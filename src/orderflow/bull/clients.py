@@ -37,6 +37,12 @@ class QueueClients:
             self._made[place] = self._connect(prefix)
         return self._made[place]
 
+    async def let_go(self, prefix: str) -> None:
+        """Close the client of a prefix, if it is that one's alone."""
+        client = self._made.pop(prefix, None) if self._by_prefix else None
+        if client is not None:
+            await client.aclose()
+
     async def aclose(self) -> None:
         """Close all clients that were made."""
         await asyncio.gather(*(client.aclose() for client in self._made.values()))

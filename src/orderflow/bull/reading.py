@@ -113,7 +113,11 @@ _SEARCHED = 10_000
 
 async def queue_exists(queues: JobQueues, name: str) -> bool:
     """Say whether anybody ever added a job to this queue, or worked on it."""
-    return bool(name) and bool(await _redis(queues, name).exists(queues.names.key(name, "meta")))
+    if name and await _redis(queues, name).exists(queues.names.key(name, "meta")):
+        return True
+    # Or every name that is mistyped would keep a connection to a cluster.
+    await queues.let_go(name)
+    return False
 
 
 async def read_queue(queues: JobQueues, name: str) -> StoredQueue:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from bench.pages import SCALING, put
 from bench.report import aligned
 
 _SCALING = Path(__file__).parents[1] / "deploy/kubernetes/overlays/production/scaling.yaml"
@@ -175,6 +176,7 @@ def main() -> int:
                 )
             )
     print(aligned(rows))
+    put(SCALING, "rush", aligned(rows))
     return 0
 
 

@@ -29,6 +29,7 @@ import psutil
 from bench.backlog import PAYMENTS, SETTLED, Backlog, make_backlog
 from bench.fleet_looks import Connections, Cost, Jobs, Memory, connections, cost, memory
 from bench.machine import busy_percent
+from bench.pages import SCALING, put
 from bench.processes import Program, python, wait_until
 from bench.report import aligned, write_stamped
 from bench.servers import (
@@ -122,7 +123,9 @@ def main() -> int:
         "jobsBegunAgain": again,
     }
     write_stamped(_FILE, content)
-    _say(f"\n{_table(found, redis_alone)}\n\nbench/results/{_FILE.name} is written.")
+    table = _table(found, redis_alone)
+    put(SCALING, "fleet", table)
+    _say(f"\n{table}\n\nbench/results/{_FILE.name} and docs/{SCALING.name} are written.")
     if busy > 15:
         _say(f"Before it, others used {busy:.0f} % of the machine.")
     _say(f"\n{again} jobs were begun again after an attempt that failed.")

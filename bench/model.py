@@ -25,6 +25,7 @@ from bench.model_costs import SLOTS, measure_costs, measure_rate, open_model_lab
 from bench.model_plans import SHARDS, fleets, fleets_table, gateways_table
 from bench.model_plot import draw
 from bench.model_shop import Costs, Outcome, Plan, pay
+from bench.pages import SCALING, put
 from bench.report import aligned, number, spread, write_stamped
 
 _RESULTS = Path(__file__).with_name("results")
@@ -53,9 +54,13 @@ def main() -> int:
         _check(costs, given.runs)
     elif not given.measure:
         found = [each for shards in SHARDS for each in fleets(costs, shards)]
-        _say(f"{fleets_table(found)}\n\n{gateways_table(costs)}")
+        tables = {"machines": fleets_table(found), "slots": gateways_table(costs)}
+        for name, table in tables.items():
+            _say(f"{table}\n")
+            put(SCALING, name, table)
+        put(SCALING, "costs", _costs_table(costs))
         draw(found, _CHECK, _PICTURE)
-        _say(f"\ndocs/{_PICTURE.name} is drawn.")
+        _say(f"docs/{SCALING.name} and docs/{_PICTURE.name} are written.")
     return 0
 
 
@@ -118,6 +123,7 @@ def _check(costs: Costs, runs: int) -> None:
         for each in found
     ]
     _say(f"\n{aligned(rows)}")
+    put(SCALING, "check", aligned(rows))
     write_stamped(_CHECK, {"othersUsedPercent": busy, "rows": [_to_json(each) for each in found]})
     _say(f"\nbench/results/{_CHECK.name} is written.")
     if busy > 15:

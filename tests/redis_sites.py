@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -169,6 +170,11 @@ class ClusterSite(Site):
         """The cluster, by two of its nodes."""
         return "redis://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:2])
 
+    def errors(self) -> set[str]:
+        """Return the kinds of errors that any node has answered with."""
+        stats = [ask(server, "INFO", "errorstats") for server in self.living()]
+        return set(re.findall(r"errorstat_(\w+)", str(stats)))
+
     def living(self) -> list[Server]:
         return [server for server in self.servers if server.process.poll() is None]
 
@@ -203,7 +209,7 @@ class ClusterSite(Site):
     def restart(self, server: Server) -> None:
         """Start a node that died again: it becomes the replica of who took its place."""
         self.servers.remove(server)
-        self.servers.append(_start_node(self.folder / str(server.port), server.port))
+        self.servers.append(start_node(self.folder / str(server.port), server.port))
 
     def move_slot(self, key: str, *, while_half: Callable[[], None] = lambda: None) -> None:
         """Move the slot of a key to another master; `while_half` runs while it is on both."""
@@ -222,8 +228,8 @@ class ClusterSite(Site):
 
 def start_cluster(folder: Path) -> ClusterSite:
     """Start six nodes and make them a cluster; return when all of it works."""
-    ports = [_node_port() for _ in range(2 * _MASTERS)]
-    nodes = [_start_node(folder / str(port), port) for port in ports]
+    ports = [free_node_port() for _ in range(2 * _MASTERS)]
+    nodes = [start_node(folder / str(port), port) for port in ports]
     site = ClusterSite(nodes, folder)
     masters, replicas = nodes[:_MASTERS], nodes[_MASTERS:]
     for n, master in enumerate(masters):
@@ -255,11 +261,13 @@ def _start(folder: Path, port: int, settings: dict[str, str] | None = None) -> S
     )
 
 
-def _start_node(folder: Path, port: int) -> Server:
-    return _start(folder, port, {"cluster-enabled": "yes", "cluster-node-timeout": "1000"})
+def start_node(folder: Path, port: int, settings: dict[str, str] | None = None) -> Server:
+    """Start a node of a cluster, which is none yet."""
+    of_cluster = {"cluster-enabled": "yes", "cluster-node-timeout": "1000"}
+    return _start(folder, port, of_cluster | (settings or {}))
 
 
-def _node_port() -> int:
+def free_node_port() -> int:
     """Return a free port of which the one that is 10,000 above is free as well: the nodes' own."""
     while True:
         port = free_port()

@@ -1,4 +1,5 @@
-// A real Node BullMQ at the end of a pipe: `node bridge.mjs bullmq6|bullmq5 REDIS_URL`.
+// A real Node BullMQ at the end of a pipe: `node bridge.mjs bullmq6|bullmq5 REDIS_URL`. A URL of
+// several hosts is a cluster.
 //
 // Reads one JSON request per line, {id, op, args}, and answers {id, result} or {id, error}. Requests
 // run side by side. Ends when its input ends.
@@ -14,8 +15,10 @@ const [version, redisUrl] = process.argv.slice(2);
 const bullmq = await import(PACKAGES[version]);
 const { default: Redis } = await import('ioredis');
 
+const options = { maxRetriesPerRequest: null };
+const nodes = redisUrl.replace('redis://', '').split(',').map(place => `redis://${place}`);
 const connect = () => {
-  const client = new Redis(redisUrl, { maxRetriesPerRequest: null });
+  const client = nodes.length > 1 ? new Redis.Cluster(nodes, { redisOptions: options }) : new Redis(redisUrl, options);
   client.on('error', error => console.error('redis:', error.message));
   return client;
 };

@@ -19,11 +19,13 @@ from orderflow import __version__
 ROOT = Path(__file__).parents[1]
 
 
-def write(python: Path, file: Path) -> dict[str, Any]:
-    """Write the SBOM of an environment, valid and without a date, and return it."""
+def write(python: Path, file: Path, *options: str) -> dict[str, Any]:
+    """Write the SBOM of an environment, without a date, and return it."""
     command = [sys.executable, "-m", "cyclonedx_py", "environment", str(python)]
     project = ("--pyproject", str(ROOT / "pyproject.toml"), "--mc-type", "application")
-    subprocess.run([*command, *project, "--output-reproducible", "-o", str(file)], check=True)
+    subprocess.run(
+        [*command, *project, "--output-reproducible", *options, "-o", str(file)], check=True
+    )
     sbom: dict[str, Any] = json.loads(file.read_text("utf-8"))
     # Which it cannot read in pyproject.toml, where it says that the code has it.
     sbom["metadata"]["component"] |= {

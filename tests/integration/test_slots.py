@@ -55,6 +55,23 @@ async def test_work_done_while_redis_is_away_is_recorded_and_not_done_again(own_
     assert "failedReason" not in kept
 
 
+async def test_work_done_while_redis_has_no_room_is_recorded_and_not_done_again(own_redis, probe):
+    server, _ = own_redis
+    runs: list[str] = []
+
+    async def process(job: Any, _token: str) -> dict[str, int]:
+        runs.append(job.id)
+        await bench.redis.config_set("maxmemory", 1)
+        return {"run": len(runs)}
+
+    bench = probe(server.url, "full", process)
+    job = await bench.queue.add("probe", {}, {"attempts": 3})
+    await bench.until_told("error", "command not allowed when used memory")
+    await bench.redis.config_set("maxmemory", 0)
+    await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:completed", job.id))
+    assert runs == [job.id]
+
+
 async def test_a_job_whose_lock_went_to_another_is_not_overwritten(redis_server, probe):
     may_end = asyncio.Event()
 

@@ -25,7 +25,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from orderflow.bull.moved import has_left, is_moving
+from orderflow.bull.replies import has_left, is_moving
 from orderflow.redis_servers import Address, RedisServers
 
 log = structlog.get_logger(__name__)

@@ -26,7 +26,7 @@ from redis.exceptions import DataError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orderflow.bull.finding import finder_of
-from orderflow.bull.moved import has_left, is_moving, say_of_a_cluster
+from orderflow.bull.replies import has_left, is_moving, say_of_a_cluster
 from orderflow.metrics import PIPELINE_COMMANDS, PIPELINE_DEPTH
 
 #: Commands that are on their way at once; the rest wait here, so that neither side's buffers grow.

@@ -27,6 +27,7 @@ from orderflow.bull.backoff import backoff_delay_ms
 from orderflow.bull.connection import BLOCK_S
 from orderflow.bull.locks import Locks
 from orderflow.bull.producer import node_client_name
+from orderflow.bull.replies import will_pass
 from orderflow.bull.scripts import WorkerScripts
 from orderflow.bull.suspects import SUSPECT_FROM, Suspects
 
@@ -38,17 +39,6 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 #: More often than any job stalls: which of them are to fail is said by suspects.py.
 _NO_LIMIT = 2**31 - 1
-#: Redis says these of itself and not of the script; they pass.
-_PASSING = (
-    "LOADING",
-    "READONLY",
-    "BUSY",
-    "OOM",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "MISCONF",
-)
 
 
 class Postponed(Exception):
@@ -440,7 +430,7 @@ class SlotWorker(Worker):  # type: ignore[misc]
                     raise
                 raise _LostJob(str(error)) from error
             except (RedisError, OSError) as error:
-                if isinstance(error, ResponseError) and not str(error).startswith(_PASSING):
+                if isinstance(error, ResponseError) and not will_pass(error):
                     raise
                 self.emit("error", error)
             await asyncio.sleep(pause_s)

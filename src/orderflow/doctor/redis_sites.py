@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from orderflow.bull.finding import finder_of
-from orderflow.bull.moved import CLUSTER_FIX
+from orderflow.bull.replies import CLUSTER_FIX
 from orderflow.contract import QueueName
 from orderflow.doctor.findings import Finding, Findings, fail, listed, ok, reason_of, warn
 from orderflow.queue_names import QueueNames

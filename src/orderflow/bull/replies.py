@@ -1,6 +1,8 @@
-"""What a reply of Redis says of where the keys are: here, elsewhere, or on the way."""
+"""What an error of Redis means: the keys are elsewhere, or on the way, or it passes by itself."""
 
 from __future__ import annotations
+
+import re
 
 import structlog
 from redis.exceptions import (
@@ -36,6 +38,18 @@ def has_left(error: Exception) -> bool:
 def is_moving(error: Exception) -> bool:
     """Say whether the command was not done since its keys are on the way to another server."""
     return isinstance(error, AskError | TryAgainError) and not isinstance(error, MovedError)
+
+
+def will_pass(error: ResponseError) -> bool:
+    """Say whether Redis says this of itself and not of the command, which it will take later."""
+    return _PASSING.search(f"{error.status_code or ''} {error}") is not None
+
+
+#: At the beginning, where the client may have taken it for the kind of the error; from inside of a
+#: script Redis 6.2 says it in the middle.
+_PASSING = re.compile(
+    r"(^|: -) ?(LOADING|READONLY|BUSY|OOM|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS)\b"
+)
 
 
 def say_of_a_cluster(error: Exception) -> None:

@@ -23,6 +23,11 @@ Connection = asyncpg.Connection
 #: A failover takes some seconds; this is for a machine that has other things to do, too.
 PATIENCE_S = 90
 _PAUSE_S = 0.02
+_LONGEST_PAUSE = """
+    SELECT extract(epoch FROM max(pause)) FROM (
+        SELECT updated_at - lag(updated_at, 1, $1) OVER (ORDER BY updated_at) AS pause
+        FROM payments WHERE status = 'completed' AND updated_at > $1) AS pauses
+"""
 
 
 @contextmanager
@@ -56,13 +61,16 @@ class Flow:
         self._coming = asyncio.create_task(self._come_in())
 
     async def until(self, count: int) -> None:
-        """Return when so many more were paid."""
+        """Return when so many more were paid; say how long nothing was paid meanwhile."""
+        began = await self._sql.fetchval("SELECT now()")
         paid = await self.paid() + count
         async with asyncio.timeout(PATIENCE_S):
             while await self.paid() < paid:
                 await asyncio.sleep(_PAUSE_S)
                 if self._coming.done():
                     self._coming.result()
+        pause_s = await self._sql.fetchval(_LONGEST_PAUSE, began)
+        print(f"{count} paid, with a longest pause of {pause_s:.1f} s")
 
     async def close(self) -> None:
         """Let no more orders come in. Raises what a customer would have seen."""

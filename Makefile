@@ -44,8 +44,7 @@ docs: $(VENV)/.dev ## Build the documentation as a site, in build/site, and look
 # The wheel is built from the sdist, as whoever takes that alone will do.
 dist: $(VENV)/.dev ## Build what is released, in dist: the sdist, and the wheel
 	@rm -rf dist
-	@$(BIN)/hatchling build -t sdist
-	@$(BIN)/$(subst install,wheel,$(PIP)) --quiet --no-deps --no-build-isolation -w dist dist/*.tar.gz
+	@$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist
 	@ls dist
 
 sbom: dist ## Write down what an installed orderflow consists of, as CycloneDX, in build

@@ -17,13 +17,12 @@ from tests.sbom import missing, write
 
 from orderflow import __version__
 
-PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 UV = (sys.executable, "-m", "uv", "--quiet")
 
 
 @dataclass(frozen=True)
 class Built:
-    """What `make dist` makes."""
+    """What `make dist` makes, by the same command: the wheel is built from the sdist."""
 
     sdist: Path
     wheel: Path
@@ -36,18 +35,26 @@ def run(*command: str | Path, folder: Path | None = None, **more: Any) -> str:
     return done.stdout
 
 
-def wheel_of(source: Path, folder: Path) -> Path:
-    run(*PIP, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, source)
-    [wheel] = folder.glob("*.whl")
-    return wheel
+def build(source: Path, folder: Path, *what: str) -> list[Path]:
+    """Build a package, with what is installed here to build with; return what was made."""
+    run(
+        *UV,
+        "build",
+        "--python",
+        sys.executable,
+        "--no-build-isolation",
+        *what,
+        "-o",
+        folder,
+        source,
+    )
+    return sorted(folder.glob("orderflow-*"))
 
 
 @pytest.fixture(scope="module")
 def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder, folder=clone)
-    [sdist] = folder.glob("*.tar.gz")
-    return Built(sdist, wheel_of(sdist, folder))
+    wheel, sdist = build(clone, tmp_path_factory.mktemp("dist"))
+    return Built(sdist, wheel)
 
 
 def inside(clone: Path) -> set[str]:
@@ -68,7 +75,7 @@ def test_the_wheel_of_the_sdist_is_that_of_the_clone_and_has_the_whole_package(
     assert built.sdist.name == f"orderflow-{__version__}.tar.gz"
     assert built.wheel.name == f"orderflow-{__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(built.wheel).namelist()
-    of_the_clone = wheel_of(clone, tmp_path)
+    [of_the_clone] = build(clone, tmp_path, "--wheel")
     assert zipfile.ZipFile(of_the_clone).namelist() == names
     assert of_the_clone.read_bytes() == built.wheel.read_bytes()
     # Statements, migrations, templates, pages, workers: whatever there is of them, and no more.

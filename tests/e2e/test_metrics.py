@@ -46,12 +46,14 @@ def documented() -> dict[str, Told]:
 def ports(closed_shop: ShopProcesses, settings: Settings) -> Iterator[dict[str, int]]:
     """The metrics' port of each program of a shop that is open."""
     ports = {name: free_port() for name in (*PROGRAMS, "exporter")}
+    # It is no replica, and so not read at; but what there is to tell of one is told.
+    replica = {"DATABASE_REPLICA_URL": settings.database_dsn}
     environment = process_environment(settings) | {"EXPORTER_PORT": str(ports["exporter"])}
     exporter = start_program(
-        closed_shop.folder / "exporter.log", "orderflow.exporter", environment=environment
+        closed_shop.folder / "exporter.log", "orderflow.exporter", environment=environment | replica
     )
     for name in PROGRAMS:
-        closed_shop.start(name, METRICS_PORT=str(ports[name]))
+        closed_shop.start(name, METRICS_PORT=str(ports[name]), **replica)
     wait_until(lambda: port_is_taken(ports["exporter"]), "the exporter")
     yield ports
     assert exporter.stop() == 0

@@ -140,7 +140,7 @@ class ReplicaReads(Reads):
 def _health(error: Exception) -> ReplicaHealth:
     if isinstance(error, ReplicaBehind):
         return ReplicaHealth(error.behind_s, "the replica is too far behind")
-    return ReplicaHealth(None, str(error))
+    return ReplicaHealth(None, str(error).rstrip("."))
 
 
 @asynccontextmanager

@@ -265,8 +265,11 @@ def _check_senders(given: Settings) -> None:
         raise UpError("MAIL_FILE: mails go to the catcher here; leave it out")
 
 
+_NAMES_REDIS = {"redis_url", "redis_host", "redis_sentinels", "redis_cluster"}
+
+
 def _start_servers(stack: Stack, given: Settings) -> None:
-    if {"redis_url", "redis_host"} & given.model_fields_set:
+    if _NAMES_REDIS & given.model_fields_set:
         _say("Using the Redis that the settings name")
     else:
         redis = start_redis(stack.data / "redis", free_port())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from dotenv import dotenv_values
 
@@ -20,10 +21,20 @@ from orderflow.sandbox.servers import free_port
 from orderflow.sandbox.tcp_proxy import TcpProxy
 from orderflow.settings import Settings, load_settings
 
+#: Of the suite's Redis there is one, which the settings may not take for several.
+_ONE_REDIS: Mapping[str, Any] = {
+    "redis_sentinels": (),
+    "redis_sentinel_master": "",
+    "redis_sentinel_username": "",
+    "redis_sentinel_password": "",
+    "redis_cluster": False,
+    "queue_shards": 1,
+}
 #: The addresses of servers are always the suite's own; all other settings are the user's.
 _ADDRESSES = frozenset(
     {
         *("host", "port", "database_url", "redis_url", "redis_host", "redis_port", "redis_db"),
+        *_ONE_REDIS,
         *(
             "redis_username",
             "redis_password",
@@ -66,7 +77,10 @@ async def open_stack(folder: Path) -> AsyncIterator[Stack]:
         spare_port = free_port()
         environment = _environment((postgres.port, spare_port), network.port, secret)
         settings = load_settings(
-            database_url=postgres.url, redis_url=redis.url, gateway_url=environment["GATEWAY_URL"]
+            database_url=postgres.url,
+            redis_url=redis.url,
+            gateway_url=environment["GATEWAY_URL"],
+            **_ONE_REDIS,
         )
         stack = Stack(
             folder,

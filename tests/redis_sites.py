@@ -226,9 +226,9 @@ class ClusterSite(Site):
             ask(server, "CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
 
 
-def start_cluster(folder: Path) -> ClusterSite:
-    """Start six nodes and make them a cluster; return when all of it works."""
-    ports = [free_node_port() for _ in range(2 * _MASTERS)]
+def start_cluster(folder: Path, *, replicated: bool = True) -> ClusterSite:
+    """Start three masters, with a replica each unless told not to; return when all of it works."""
+    ports = [free_node_port() for _ in range(2 * _MASTERS if replicated else _MASTERS)]
     nodes = [start_node(folder / str(port), port) for port in ports]
     site = ClusterSite(nodes, folder)
     masters, replicas = nodes[:_MASTERS], nodes[_MASTERS:]
@@ -239,7 +239,7 @@ def start_cluster(folder: Path) -> ClusterSite:
     for node in nodes[1:]:
         ask(node, "CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
     _until_all(nodes, lambda node: _info(node)["cluster_known_nodes"] == str(len(nodes)))
-    for master, replica in zip(masters, replicas, strict=True):
+    for master, replica in zip(masters, replicas, strict=replicated):
         ask(replica, "CLUSTER", "REPLICATE", ask(master, "CLUSTER", "MYID"))
     _until_all(nodes, lambda node: _info(node)["cluster_state"] == "ok")
     _until_all(replicas, _link_is_up)

@@ -1,4 +1,4 @@
-"""Sharded queues on a real cluster of two masters, each with a shard of payments and of mails."""
+"""Sharded queues on a real cluster, with the shards of payments and of mails on two masters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tests.conftest import Program, process_environment, start_program, wait_unt
 from tests.integration.conftest import PlaceOrder
 from tests.integration.kept import PERSON, all_keys, found_of_person, live_an_order
 from tests.integration.working import ADA, until
+from tests.redis_sites import ask, start_cluster
 
 from orderflow import reconcile
 from orderflow.bull.states import JobState
@@ -42,14 +43,12 @@ from orderflow.operations.workers import list_workers
 from orderflow.producer import JobProducer
 from orderflow.queue_names import QueueNames
 from orderflow.resources import Resources, open_resources
-from orderflow.sandbox.servers import Server, free_port, port_is_taken, start_redis
+from orderflow.sandbox.servers import Server
 from orderflow.settings import Settings
 
-_SLOTS = 16_384
 #: There is enough of it.
 TEA = [{"sku": "tea-assam", "quantity": 1}]
-#: So far above a node's port is the one that the nodes use among themselves.
-_BUS = 10_000
+ORDERS = QueueName.ORDERS.value
 SHARDS = {
     QueueName.PAYMENTS: ["payment-processing", "payment-processing-2"],
     QueueName.NOTIFICATIONS: ["notifications", "notifications-2"],
@@ -58,43 +57,28 @@ SHARDS = {
 
 @pytest.fixture(scope="module")
 def masters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
-    """A cluster of two, of which each has half of the slots."""
-    with ExitStack() as stack:
-        nodes = [_start_node(tmp_path_factory.mktemp(f"node-{n}")) for n in range(2)]
-        for node in nodes:
-            stack.callback(node.stop)
-        clients = [stack.enter_context(Redis(port=node.port)) for node in nodes]
-        half = _SLOTS // 2
-        for n, client in enumerate(clients):
-            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
-            client.execute_command("CLUSTER", "ADDSLOTS", *range(n * half, (n + 1) * half))
-        clients[1].execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
-        for client in clients:
-            wait_until(lambda c=client: b"cluster_state:ok" in _said(c), "the cluster")
-        yield nodes
+    """Three masters, of which each has a third of the slots, and goes on without the others."""
+    site = start_cluster(tmp_path_factory.mktemp("cluster"), replicated=False)
+    for server in site.servers:
+        ask(server, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+    yield site.servers
+    site.stop()
 
 
-def _said(client: Redis) -> bytes:
-    return bytes(client.execute_command("CLUSTER", "INFO"))
-
-
-def _start_node(folder: Path) -> Server:
-    port = free_port()
-    while port + _BUS >= 2**16 or port_is_taken(port + _BUS):
-        port = free_port()
-    return start_redis(folder, port, appendonly=False, settings={"cluster-enabled": "yes"})
+def _number_of(names: QueueNames, queue: str) -> int:
+    """Return which of the masters has a queue."""
+    return int(key_slot(names.key(queue, "wait").encode()) * 3 // 16_384)
 
 
 def _prefix(base: str, *, apart: bool = True) -> str:
-    """Return a prefix by which the two shards of each queue are on different masters, or not."""
+    """Return a prefix by which the two shards of each queue are on the first two masters, or one.
 
-    def half_of(names: QueueNames, queue: str) -> bool:
-        return bool(key_slot(names.key(queue, "wait").encode()) < _SLOTS // 2)
-
+    The queue that has no shards is on the third.
+    """
     for number in itertools.count():
         names = QueueNames(f"{{{base}.{number}-*}}", 2)
-        halves = [[half_of(names, shard) for shard in shards] for shards in SHARDS.values()]
-        if all(one == [True, not apart] for one in halves):
+        of_shards = [[_number_of(names, s) for s in shards] for shards in SHARDS.values()]
+        if all(two == [0, int(apart)] for two in of_shards) and _number_of(names, ORDERS) == 2:
             return names.prefix
     raise AssertionError
 
@@ -214,8 +198,8 @@ async def test_hundreds_of_orders_end_right_on_both_shards_while_workers_are_dra
     assert not any((await count_violations(resources.db, settings, every)).values())
     assert all(gateway_server.charge(receipt.payment_id) for receipt in receipts[:10])
     assert all(gateway_server.charge(data["paymentId"]) for data in foreign)
-    for number, client in enumerate(on_masters):
-        assert client.exists(names.key(SHARDS[QueueName.PAYMENTS][number], "completed"))
+    for shard, client in zip(SHARDS[QueueName.PAYMENTS], on_masters, strict=False):
+        assert client.exists(names.key(shard, "completed"))
     assert await run_once(resources) == reconcile.Counts()
 
 
@@ -291,12 +275,19 @@ async def test_a_full_shard_does_not_hold_up_the_other(
         await until(lambda: _is_live(full, jobs[1]))
         assert not run_now.done(), "it waits for room in the other shard"
         assert await queues.states(jobs) == [JobState.MISSING, JobState.LIVE]
-        await queues.remove(filling[0])
+        for job in filling:
+            await queues.remove(job)
         assert (await run_now).jobs_added == 2
 
 
 async def _is_live(resources: Resources, job: NewJob) -> bool:
     return await resources.queues.states([job]) == [JobState.LIVE]
+
+
+def _told(by: Server, of: Server) -> str:
+    """Return what one node says of another."""
+    nodes = str(ask(by, "CLUSTER", "NODES")).splitlines()
+    return next(line for line in nodes if f":{of.port}@" in line)
 
 
 async def test_a_master_that_is_away_holds_up_its_own_orders_alone(
@@ -310,6 +301,8 @@ async def test_a_master_that_is_away_holds_up_its_own_orders_alone(
         try:
             for _ in range(5):
                 assert not await opened.queues.offer(replace(second, job_id="to-the-frozen"))
+            # Until then the others wait for it, too.
+            wait_until(lambda: ",fail " in _told(masters[0], masters[1]), "its failure")
             assert opened.queues.breakers.is_open
             assert await opened.queues.offer(replace(first, job_id="to-the-other"))
             found = {

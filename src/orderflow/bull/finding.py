@@ -298,7 +298,7 @@ def _is_login(failures: Sequence[Exception]) -> bool:
 
 
 def _reasons(failures: Sequence[Exception]) -> str:
-    return "; ".join(dict.fromkeys(f"{error}" or type(error).__name__ for error in failures))
+    return "; ".join(sorted({f"{error}" or type(error).__name__ for error in failures}))
 
 
 #: What was said, by any client of this process, since a master was found.

@@ -119,6 +119,8 @@ def doctor(
     Exit status: 0 all is well, 1 there are warnings, 2 there are errors or wrong settings.
     """
     settings = checked(load_settings)
+    # What is logged meanwhile is among the findings, and in their words.
+    configure_logs("console", "error")
     findings = run(examine(settings))
     status = worst(findings)
     if as_json:

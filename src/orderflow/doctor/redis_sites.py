@@ -74,8 +74,8 @@ async def examine_sentinels(settings: Settings, client: Redis) -> Findings:
     findings.append(
         ok(
             "redis-sentinel",
-            f"{len(well)} sentinels call {said['ip']}:{said['port']} '{name}', and know of "
-            f"{replicas} to replace it",
+            f"'{name}' is {said['ip']}:{said['port']}; sentinels that answer: {len(well)}; replicas: "
+            f"{replicas}",
         )
     )
     return findings

@@ -22,7 +22,7 @@ import psutil
 from bench.backlog import make_backlog
 from bench.machine import busy_percent
 from bench.model_costs import SLOTS, measure_costs, measure_rate, open_model_lab
-from bench.model_plans import SHARDS, fleets, fleets_table, gateways_table
+from bench.model_plans import fleets, fleets_table, gateways_table
 from bench.model_plot import draw
 from bench.model_shop import Costs, Outcome, Plan, pay
 from bench.pages import SCALING, put
@@ -53,7 +53,7 @@ def main() -> int:
     if given.check:
         _check(costs, given.runs)
     elif not given.measure:
-        found = [each for shards in SHARDS for each in fleets(costs, shards)]
+        found = fleets(costs)
         tables = {"machines": fleets_table(found), "slots": gateways_table(costs)}
         for name, table in tables.items():
             _say(f"{table}\n")

@@ -12,8 +12,8 @@ from bench.report import aligned, number
 #: The way to another machine of the same place and back.
 AWAY_S = 0.0003
 CORES = (2, 4, 8)
-MACHINES = (1, 2, 3, 4, 6, 8, 12)
-SHARDS = (1, 2, 4)
+MACHINES = (1, 2, 4, 6, 8, 12)
+SHARDS = (2, 4)
 _MANY_ORDERS = 5_000_000
 _SLOTS = {"checkout": 64, "payment": 50, "notification": 50}
 
@@ -36,15 +36,17 @@ class Fleet:
     outcome: Outcome
 
 
-def fleets(costs: Costs, shards: int) -> list[Fleet]:
-    """Return what each number of machines carries, of each size."""
-    return [
-        fleet(costs, machines, cores, shards)
-        for cores in CORES
+def fleets(costs: Costs) -> list[Fleet]:
+    """Return what each number of machines carries, of each size; several Redis for the largest."""
+    one_redis = [fleet(costs, machines, cores, 1) for cores in CORES for machines in MACHINES]
+    several = [
+        fleet(costs, machines, CORES[-1], shards)
+        for shards in SHARDS
         for machines in MACHINES
-        # Each shard beyond the first is a machine that does nothing else.
-        if shards == 1 or machines >= shards + 2
+        # PostgreSQL has one machine, each Redis has one, and the programs have a few.
+        if machines >= shards + 3
     ]
+    return one_redis + several
 
 
 def fleet(costs: Costs, machines: int, cores: int, shards: int) -> Fleet:

@@ -53,6 +53,8 @@ def _draw_fleets(axes: Any, found: Sequence[Fleet]) -> None:
     for cores in CORES:
         for shards, style in _STYLES.items():
             line = [each for each in found if (each.cores, each.shards) == (cores, shards)]
+            if not line:
+                continue
             axes.plot(
                 [each.machines for each in line],
                 [each.outcome.rate for each in line],

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 
 import pytest
 from bench.model_plans import CORES, fleet, most_payments, slots_for
 from bench.model_shop import Costs, Plan, StageCosts, pay, sell
+from bench.pages import SCALING, put
 from bench.simulation import Batches, Disk, Line, Server, Simulation, Thread, Turns
 
 FREE = StageCosts(0.0, 0.0, 0.0, 0.0, 0.0)
@@ -207,3 +209,21 @@ def test_what_was_measured_is_read(tmp_path):
     }
     file.write_text(json.dumps({"stages": {"payment": stage}, "redis_turn_s": 0.1, "flush_s": 0.5}))
     assert Costs.read(file) == Costs({"payment": StageCosts(1.0, 2.0, 3.0, 4.0, 5.0)}, 0.1, 0.5)
+
+
+def test_a_table_goes_to_its_place_and_nowhere_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- one -->\nold\n<!-- /one -->\n<!-- two -->\n<!-- /two -->\n")
+    put(page, "one", "a  b")
+    put(page, "one", "c  d")
+    assert page.read_text() == (
+        "before\n<!-- one -->\n```text\nc  d\n```\n<!-- /one -->\n<!-- two -->\n<!-- /two -->\n"
+    )
+    with pytest.raises(ValueError, match=r"page\.md has 0 places for the table three"):
+        put(page, "three", "")
+
+
+@pytest.mark.parametrize("name", ["fleet", "costs", "check", "machines", "slots", "rush"])
+def test_the_page_about_scaling_has_each_table(name):
+    [table] = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", SCALING.read_text(), re.DOTALL)
+    assert table.startswith("```text\n")

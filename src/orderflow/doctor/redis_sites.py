@@ -74,8 +74,8 @@ async def examine_sentinels(settings: Settings, client: Redis) -> Findings:
     findings.append(
         ok(
             "redis-sentinel",
-            f"'{name}' is {said['ip']}:{said['port']}; sentinels that answer: {len(well)}; replicas: "
-            f"{replicas}",
+            f"'{name}' is {said['ip']}:{said['port']}; sentinels that answer: {len(well)}; "
+            f"replicas: {replicas}",
         )
     )
     return findings

@@ -187,6 +187,17 @@ def test_every_variable_that_the_docs_name_is_read():
     assert sorted(name for name in named if not is_variable(name)) == []
 
 
+def test_what_the_page_about_the_architecture_names_is_where_it_says():
+    missing = []
+    for line in (REPOSITORY / "docs/architecture.md").read_text("utf-8").splitlines():
+        # Files and folders; a row that names a folder goes on with the files in it.
+        paths = re.findall(r"`([a-z.][\w.*/-]*(?:\.\w+|/))`", line)
+        source = REPOSITORY / "src/orderflow"
+        places = (REPOSITORY, source, *(source / path for path in paths if path.endswith("/")))
+        missing += [path for path in paths if not any(any(one.glob(path)) for one in places)]
+    assert missing == []
+
+
 def test_every_command_is_in_the_page_about_them():
     page = (REPOSITORY / "docs/cli.md").read_text("utf-8")
     named = set(re.findall(r"[a-z][a-z-]+", " ".join(re.findall(r"`([^`]+)`", page))))

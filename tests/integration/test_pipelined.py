@@ -13,7 +13,8 @@ from redis.exceptions import DataError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orderflow.bull.connection import connect_producer, connect_worker
-from orderflow.bull.pipelined import MAX_IN_FLIGHT, PipelinedRedis
+from orderflow.bull.pipelined import PipelinedRedis
+from orderflow.bull.wire import MAX_IN_FLIGHT
 from orderflow.redis_servers import RedisServers
 from orderflow.sandbox.servers import free_port, start_redis
 

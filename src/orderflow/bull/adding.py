@@ -14,10 +14,10 @@ from redis.exceptions import RedisError
 
 from orderflow.breaker import BreakerOpen, CircuitBreaker
 from orderflow.bull.clients import QueueClients
-from orderflow.bull.pipelined import LAST_LOOK_S
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.scripts import ReadyJob
 from orderflow.bull.trace import current_carrier
+from orderflow.bull.wire import LAST_LOOK_S
 from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
 from orderflow.metrics import JOB_OFFERS
 from orderflow.queue_names import QueueNames

@@ -54,6 +54,7 @@ class AddingQueues:
         """Close the connection for a queue that is none, unless another queue has it."""
         prefix, names = self.names.prefix_of(queue), self.names
         if prefix not in {names.shared_prefix, *map(names.prefix_of, names.all())}:
+            self._queues.pop(queue, None)
             await self._clients.let_go(prefix)
 
     def clients(self) -> list[Redis]:

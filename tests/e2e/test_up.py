@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -51,12 +51,6 @@ def running_up(folder: Path, *options: str) -> Iterator[Program]:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Program]:
-    with running_up(tmp_path) as program:
-        yield program
-
-
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Program]:
     with running_up(tmp_path, "--monitoring") as program:
         yield program
 
@@ -84,6 +78,10 @@ def test_it_runs_until_ctrl_c_and_again_from_the_kept_data(tmp_path: Path, up: P
     assert "payment-processing" in signed_in.text
     [metrics] = re.findall(r"metrics +(http\S+)", said(up))
     assert "bullmq_job_count" in httpx.get(metrics, trust_env=False).text
+    [prometheus] = re.findall(r"Prometheus +(http\S+)/alerts", said(up))
+    programs = ("exporter", "api", "payment", "notification", "order")
+    every_one = {f"orderflow-{name}": "up" for name in programs}
+    wait_until(lambda: scraped(prometheus) == every_one, "a scrape of every program")
     # Its own line names the folder; the servers and programs it started do too.
     assert len(leftovers(tmp_path)) > 3
 
@@ -92,12 +90,15 @@ def test_it_runs_until_ctrl_c_and_again_from_the_kept_data(tmp_path: Path, up: P
     assert "Stopped." in said(up)
     assert leftovers(tmp_path) == []
 
-    again = start_program(
-        tmp_path / "again.log",
-        *("orderflow.cli", "up", "--once", "--data", str(tmp_path / "data")),
-        environment=ports(),
-    )
-    assert again.process.wait(60) == 0, said(again)
+    # A usual port that is taken is replaced by another.
+    with taking_port_8000():
+        again = start_program(
+            tmp_path / "again.log",
+            *("orderflow.cli", "up", "--once", "--data", str(tmp_path / "data")),
+            environment={name: port for name, port in ports().items() if name != "PORT"},
+        )
+        assert again.process.wait(60) == 0, said(again)
+    assert "Port 8000 is taken, so PORT is" in said(again)
     assert "migrated" not in said(again)
     assert "Catalogue" not in said(again)
     orders = {re.search(r"order (\S+),", said(program))[1] for program in (up, again)}
@@ -105,7 +106,26 @@ def test_it_runs_until_ctrl_c_and_again_from_the_kept_data(tmp_path: Path, up: P
     assert leftovers(tmp_path) == []
 
 
-def test_programs_have_as_many_processes_as_is_asked_for(tmp_path: Path):
+def scraped(prometheus: str) -> dict[str, str]:
+    """Return how each program is that Prometheus watches."""
+    answer = httpx.get(f"{prometheus}/api/v1/targets", trust_env=False).json()
+    return {target["labels"]["job"]: target["health"] for target in answer["data"]["activeTargets"]}
+
+
+@contextmanager
+def taking_port_8000() -> Iterator[None]:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Where someone else has it already, that does as well.
+        with suppress(OSError):
+            listener.bind(("127.0.0.1", 8000))
+            listener.listen()
+        yield
+
+
+def test_programs_have_as_many_processes_as_is_asked_for_and_one_that_dies_ends_all(
+    tmp_path: Path,
+):
     with running_up(tmp_path, "--scale", "payment=2,api=2") as program:
         wait_until(lambda: "Ctrl-C ends it all" in said(program), "the welcome", 60)
         programs = psutil.Process(program.process.pid).children()
@@ -119,6 +139,11 @@ def test_programs_have_as_many_processes_as_is_asked_for(tmp_path: Path):
         assert many["orderflow.api"] >= 2
         assert many["payment"] == 2
         assert many["notification"] == 0
+
+        [exporter] = [each for each in programs if "orderflow.exporter" in each.cmdline()]
+        exporter.kill()
+        assert program.process.wait(40) == 1
+        assert "exporter ended with status -9" in said(program)
     assert leftovers(tmp_path) == []
 
 
@@ -207,50 +232,16 @@ def test_no_message_goes_past_the_catcher(tmp_path: Path, given: dict[str, str],
     assert not leftovers(tmp_path)
 
 
-def test_a_port_that_is_taken(tmp_path: Path):
-    """One that was asked for is told; a usual one is replaced by another."""
+def test_a_port_that_is_asked_for_and_taken(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        asked_for = start_program(
-            tmp_path / "asked.log",
+        program = start_program(
+            tmp_path / "up.log",
             *("orderflow.cli", "up", "--once", "--data", str(tmp_path / "data")),
             environment=ports() | {"PORT": port},
         )
-        assert asked_for.process.wait(60) == 1
-        assert f"PORT: port {port} is taken; choose another" in said(asked_for)
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", 8000))
-        listener.listen()
-    except OSError:
-        listener.close()  # someone else has it already, which does as well
-    usual = start_program(
-        tmp_path / "usual.log",
-        *("orderflow.cli", "up", "--once", "--data", str(tmp_path / "data")),
-        environment={name: port for name, port in ports().items() if name != "PORT"},
-    )
-    assert usual.process.wait(60) == 0, said(usual)
-    assert "Port 8000 is taken, so PORT is" in said(usual)
-    listener.close()
-
-
-def test_a_prometheus_watches_it_where_that_is_asked_for(tmp_path: Path, watched: Program):
-    wait_until(lambda: "Ctrl-C ends it all" in said(watched), "the welcome", 60)
-    [url] = re.findall(r"Prometheus +(http\S+)/alerts", said(watched))
-
-    def health() -> dict[str, str]:
-        answer = httpx.get(f"{url}/api/v1/targets", trust_env=False).json()
-        return {
-            target["labels"]["job"]: target["health"] for target in answer["data"]["activeTargets"]
-        }
-
-    programs = ("exporter", "api", "payment", "notification", "order")
-    up = {f"orderflow-{name}": "up" for name in programs}
-    wait_until(lambda: health() == up, "a scrape of every program")
-    watched.process.send_signal(signal.SIGINT)
-    assert watched.process.wait(40) == 0
-    assert leftovers(tmp_path) == []
+        assert program.process.wait(60) == 1
+        assert f"PORT: port {port} is taken; choose another" in said(program)
 
 
 def test_a_prometheus_that_is_not_there_is_told_before_anything_starts(tmp_path: Path):
@@ -262,16 +253,6 @@ def test_a_prometheus_that_is_not_there_is_told_before_anything_starts(tmp_path:
     assert program.process.wait(60) == 1
     assert said(program).startswith("orderflow up: prometheus is not on this machine: install")
     assert not (tmp_path / "data").exists()
-
-
-def test_a_process_that_dies_ends_it_with_the_reason(tmp_path: Path, up: Program):
-    wait_until(lambda: "Ctrl-C ends it all" in said(up), "the welcome", 60)
-    children = psutil.Process(up.process.pid).children()
-    [exporter] = [child for child in children if "orderflow.exporter" in child.cmdline()]
-    exporter.kill()
-    assert up.process.wait(40) == 1
-    assert "exporter ended with status -9" in said(up)
-    assert leftovers(tmp_path) == []
 
 
 def test_make_run_in_a_fresh_clone(clone: Path):

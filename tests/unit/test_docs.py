@@ -146,9 +146,9 @@ CHECKS: dict[str, Callable[[list[str]], Iterator[str]]] = {
 
 
 def test_what_the_docs_tell_to_type_exists():
-    commands = [*shown_commands(), *named_commands()]
-    assert len(commands) > 200
-    assert [f"{each}: {why}" for each in commands for why in faults(each)] == []
+    commands = {each.text: each for each in (*shown_commands(), *named_commands())}
+    assert len(commands) > 100
+    assert [f"{each}: {why}" for each in commands.values() for why in faults(each)] == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def example_lines() -> dict[str, str]:
 
 def test_the_example_names_every_setting_and_no_other():
     assert set(example_lines()) == {name.upper() for name in Settings.model_fields}
+
+
+def test_every_setting_is_set_by_a_test_or_told_of_in_the_docs():
+    root, patterns = EXAMPLE.parent, ("docs/**/*.md", "deploy/*.md", "tests/[eiu]*/*.py")
+    texts = [file.read_text("utf-8") for pattern in patterns for file in root.glob(pattern)]
+    words = {word.lower() for text in texts for word in re.findall(r"[A-Za-z][A-Za-z0-9_]+", text)}
+    assert set(Settings.model_fields) - words == set()
 
 
 def test_the_example_shows_the_defaults(monkeypatch):

@@ -40,6 +40,8 @@ _PATIENCE_S = 600.0
 _LOOK_EVERY_S = 0.005
 #: The first of the jobs are not counted: the programs warm up with them.
 _WARM = 0.1
+#: Of a core, or of all; the rest is what cannot be put to use.
+_ALL_OF_IT = 0.85
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,9 @@ def measure(folder: Path, shards: int, options: argparse.Namespace) -> dict[str,
 
 
 def _table(runs: dict[int, list[dict[str, Measured]]]) -> tuple[list[list[str]], dict[str, Any]]:
-    rows = [["", "jobs/s", "Redis us a job", "ours us a job", "busiest Redis", "all cores"]]
+    rows = [
+        ["", "jobs/s", "Redis us a job", "ours us a job", "busiest Redis", "all cores", "binds"]
+    ]
     figures: dict[str, Any] = {}
     for what in ("add", "work"):
         rates = {}
@@ -247,12 +251,20 @@ def _table(runs: dict[int, list[dict[str, Measured]]]) -> tuple[list[list[str]],
                     f"{what}, {shards} on {shards}",
                     *(number(median[field]) for field in ("per_s", "redis_us", "ours_us")),
                     *(f"{median[field]:.0%}" for field in ("busiest_redis", "machine")),
+                    _binds(median),
                 ]
             )
             figures[f"{what}-{shards}"] = median
         figures[f"{what}-ratio"] = rates[2] / rates[1]
-        rows.append([f"{what}, ratio", f"{rates[2] / rates[1]:.2f}", "", "", "", ""])
+        rows.append([f"{what}, ratio", f"{rates[2] / rates[1]:.2f}", "", "", "", "", ""])
     return rows, figures
+
+
+def _binds(median: dict[str, float]) -> str:
+    """Say what there was none left of."""
+    if median["busiest_redis"] > _ALL_OF_IT:
+        return "Redis"
+    return "the cores" if median["machine"] > _ALL_OF_IT else "others, or waiting"
 
 
 def main() -> None:

@@ -193,8 +193,11 @@ async def logins(
     await ask_for_a_password(database_url, "keeper", PASSWORD)
     redis.execute_command("ACL", "SETUSER", "keeper", "on", f">{PASSWORD}", "~*", "&*", "+@all")
     login = f"keeper:{PASSWORD}@127.0.0.1"
+    url = f"postgresql://{login}:{postgres_server.port}/{database_url.rpartition('/')[2]}"
     yield {
-        "DATABASE_URL": f"postgresql://{login}:{postgres_server.port}/{database_url.rpartition('/')[2]}",
+        "DATABASE_URL": url,
+        # It is no replica, which all who read there say.
+        "DATABASE_REPLICA_URL": url,
         "REDIS_URL": f"redis://{login}:{redis_server.port}/0",
     }
     redis.execute_command("ACL", "DELUSER", "keeper")
@@ -311,7 +314,8 @@ def test_a_shop_without_its_servers_tells_no_secret(
         port, _, name = rest.partition("/")
         return f"{head}wrong-{SECRET}@127.0.0.1:{free_port() if away else port}/{name}"
 
-    spoiled = {name: spoil(environment[name]) for name in ("DATABASE_URL", "REDIS_URL")}
+    urls = ("DATABASE_URL", "DATABASE_REPLICA_URL", "REDIS_URL")
+    spoiled = {name: spoil(environment[name]) for name in urls}
     with opened(tmp_path, environment | spoiled) as shop:
         shop.ask_all()
         assert shop.checkout() in {500, 503}

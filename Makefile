@@ -17,7 +17,7 @@ run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends
 	@$(BIN)/orderflow up $(if $(shell command -v prometheus),--monitoring) $(ARGS)
 
 test: $(VENV)/.dev node prometheus chromium balancers pgbouncer ## Set up and run all tests
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(VENV)/.dev ## Break a running shop in all ways there are, and count every order; ARGS="--runs 5"
 	@$(BIN)/orderflow chaos $(ARGS)

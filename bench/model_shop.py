@@ -16,7 +16,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.simulation import Batches, Disk, Line, Server, Simulation, Step, Thread, Turns, Work
+from bench.simulation import (
+    Batches,
+    Disk,
+    Line,
+    Server,
+    Simulation,
+    Step,
+    Thread,
+    Turns,
+    Wire,
+    Work,
+)
 from orderflow.db.batcher import MAX_SIZE, MAX_UNDER_WAY
 
 #: Of the orders of a run, the first part fills the lines and the batches.
@@ -24,6 +35,8 @@ _WARM_UP = 0.2
 #: A checkout is one statement; a payment and a notification are two.
 _STATEMENTS = {"checkout": 1, "payment": 2, "notification": 2}
 STAGES = tuple(_STATEMENTS)
+#: Commands that are sent before the turn is over, as orderflow/bull/wire.py has it.
+_FIRST, _MORE = 4, 16
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,7 @@ def sell(costs: Costs, plan: Plan, customers: int, orders: int) -> Outcome:
 class _Process:
     thread: Thread
     machine: int
+    wires: list[Wire]
     statements: list[Batches] = field(default_factory=list)
 
 
@@ -161,14 +175,25 @@ class _Shop:
 
     def _process(self, stage: str, machine: int) -> _Process:
         thread = Thread(self._cores[machine])
-        process = _Process(thread, machine)
+        wires = [
+            Wire(
+                self._simulation,
+                thread,
+                redis,
+                away_s=self._away_s(machine, there),
+                first=_FIRST,
+                more=_MORE,
+            )
+            for redis, there in zip(self._redis, self._plan.redis, strict=True)
+        ]
+        process = _Process(thread, machine, wires)
         costs = self._costs.stages[stage]
 
         def run(size: int) -> Work:
             yield thread.compute(costs.python_batch_s)
             seconds = costs.postgres_batch_s + size * costs.postgres_s / _STATEMENTS[stage]
             self._postgres_s += seconds
-            yield self._away(machine, self._plan.postgres)
+            yield self._simulation.wait(self._away_s(machine, self._plan.postgres))
             yield self._cores[self._plan.postgres].use(seconds)
             yield self._disk.flush()
 
@@ -207,17 +232,11 @@ class _Shop:
         """Add the job that follows; end one's own and take the next, where there is one."""
         commands = {"checkout": 1, "payment": 2, "notification": 1}[stage]
         for _ in range(commands):
-            machine, redis = self._next_redis()
-            yield self._away(process.machine, machine)
-            yield redis.ask(self._costs.stages[stage].redis_s / commands)
+            wire = process.wires[next(self._turn) % len(process.wires)]
+            yield wire.ask(self._costs.stages[stage].redis_s / commands)
 
-    def _next_redis(self) -> tuple[int, Turns]:
-        """Return a Redis and its machine, one after the other."""
-        shard = next(self._turn) % len(self._redis)
-        return self._plan.redis[shard], self._redis[shard]
-
-    def _away(self, here: int, there: int) -> Step:
-        return self._simulation.wait(0.0 if here == there else self._plan.away_s)
+    def _away_s(self, here: int, there: int) -> float:
+        return 0.0 if here == there else self._plan.away_s
 
     def _pass_on(self, stage: str) -> None:
         following = STAGES[STAGES.index(stage) + 1 :]

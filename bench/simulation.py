@@ -124,15 +124,11 @@ class Turns:
         self._works = False
         self._waiting: list[tuple[float, Done]] = []
 
-    def ask(self, seconds: float) -> Step:
-        """Have something done that takes so long, besides its share of a turn."""
-
-        def begin(done: Done) -> None:
-            self._waiting.append((seconds, done))
-            if not self._works:
-                self._next()
-
-        return begin
+    def ask(self, commands: list[tuple[float, Done]]) -> None:
+        """Have commands done that take so long each, besides their share of a turn."""
+        self._waiting += commands
+        if not self._works:
+            self._next()
 
     def _next(self) -> None:
         self._works = bool(self._waiting)
@@ -147,6 +143,55 @@ class Turns:
         for _, done in taken:
             done()
         self._next()
+
+
+class Wire:
+    """Gathers what a turn of a thread asks of a server, as `orderflow.bull.pipelined` does.
+
+    It goes at the end of the turn, or before that when there is enough of it: `first` commands for
+    a server that has nothing of this thread, `more` for one that has.
+    """
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        thread: Thread,
+        server: Turns,
+        *,
+        away_s: float,
+        first: int,
+        more: int,
+    ) -> None:
+        self._simulation = simulation
+        self._thread = thread
+        self._server = server
+        self._away_s = away_s
+        self._first = first
+        self._more = more
+        self._under_way = 0
+        self._unsent: list[tuple[float, Done]] = []
+
+    def ask(self, seconds: float) -> Step:
+        """Have a command done that takes so long."""
+
+        def begin(done: Done) -> None:
+            self._unsent.append((seconds, lambda: self._answered(done)))
+            if len(self._unsent) == 1:
+                self._thread.compute(0.0)(self._send)
+            if len(self._unsent) >= (self._more if self._under_way else self._first):
+                self._send()
+
+        return begin
+
+    def _send(self) -> None:
+        sent, self._unsent = self._unsent, []
+        if sent:
+            self._under_way += len(sent)
+            self._simulation.after(self._away_s, lambda: self._server.ask(sent))
+
+    def _answered(self, done: Done) -> None:
+        self._under_way -= 1
+        done()
 
 
 class Disk:

@@ -11,7 +11,7 @@ import pytest
 from bench.model_plans import CORES, fleet, most_payments, slots_for
 from bench.model_shop import Costs, Plan, StageCosts, pay, sell
 from bench.pages import SCALING, put
-from bench.simulation import Batches, Disk, Line, Server, Simulation, Thread, Turns
+from bench.simulation import Batches, Disk, Line, Server, Simulation, Thread, Turns, Wire
 
 FREE = StageCosts(0.0, 0.0, 0.0, 0.0, 0.0)
 
@@ -103,11 +103,43 @@ def test_a_turn_has_all_that_came_during_the_one_before():
     redis = Turns(Server(simulation, 1), 0.5)
     ended = []
     for at_s in (0.0, 0.2, 1.0, 5.0):
-        simulation.after(at_s, lambda: redis.ask(1.0)(lambda: ended.append(simulation.now)))
+        simulation.after(at_s, lambda: redis.ask([(1.0, lambda: ended.append(simulation.now))]))
     simulation.run(lambda: False)
     # One alone, two together, and one that found it at rest.
     assert ended == [1.5, 4.0, 4.0, 6.5]
     assert (redis.turns, redis.busy_s) == (3, 5.5)
+
+
+def test_what_a_turn_of_a_thread_asks_for_goes_together():
+    simulation = Simulation()
+    thread = Thread(Server(simulation, 1))
+    redis = Turns(Server(simulation, 1), 0.5)
+    wire = Wire(simulation, thread, redis, away_s=0.25, first=4, more=16)
+    ended = []
+
+    def work():
+        yield thread.compute(1.0)
+        yield wire.ask(0.1)
+        ended.append(simulation.now)
+
+    for _ in range(3):
+        simulation.start(work())
+    simulation.run(lambda: False)
+    # Three seconds of the thread, the way, and one turn with three commands.
+    assert ended == [pytest.approx(3.0 + 0.25 + 0.5 + 0.3)] * 3
+    assert redis.turns == 1
+
+
+def test_enough_for_a_server_at_rest_goes_before_the_turn_is_over():
+    simulation = Simulation()
+    redis = Turns(Server(simulation, 1), 1.0)
+    wire = Wire(simulation, Thread(Server(simulation, 1)), redis, away_s=0.0, first=2, more=9)
+    ended = []
+    for _ in range(5):
+        wire.ask(0.0)(lambda: ended.append(simulation.now))
+    simulation.run(lambda: False)
+    # Two at once; three at the end of the turn, when there is something under way.
+    assert ended == [1.0, 1.0, 2.0, 2.0, 2.0]
 
 
 def test_batches_are_as_large_as_what_came_while_others_were_under_way():
@@ -159,10 +191,10 @@ def test_the_one_part_that_costs_is_what_ends_it(payment, rate, bottleneck):
 
 def test_what_is_on_one_machine_shares_its_cores():
     payment = StageCosts(0.002, 0.0, 0.001, 0.001, 0.0)
-    apart = pay(costs(payment=payment), plan(), 2_000)
-    together = pay(
-        costs(payment=payment), plan(machines=[1], postgres=0, programs={"payment": [0]}), 2_000
-    )
+    many = {"slots": {"payment": 100}}
+    apart = pay(costs(payment=payment), plan(**many), 2_000)
+    one_machine = {"machines": [1], "postgres": 0, "programs": {"payment": [0]}}
+    together = pay(costs(payment=payment), plan(**many, **one_machine), 2_000)
     assert apart.rate == pytest.approx(1 / 0.002, rel=0.05)
     assert together.rate == pytest.approx(1 / 0.004, rel=0.02)
 

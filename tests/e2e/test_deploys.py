@@ -26,6 +26,8 @@ from orderflow.sandbox.tokens import make_token
 WORKERS = ("payment", "notification", "order")
 #: Longer than from the balancer's look to the end of the request that it sends then.
 GRACE_MS = 3_000
+#: What uvicorn says of each process once it serves.
+STARTED = "Application startup complete."
 
 
 #: The load is light: what is shown does not hang on how fast this machine is.
@@ -153,6 +155,8 @@ async def test_an_api_tells_its_balancer_before_it_stops(closed_shop):
 async def test_an_api_of_many_processes_serves_on_while_its_balancer_looks(closed_shop):
     shop = closed_shop
     shop.start("api", SHUTDOWN_GRACE_MS="3000", WEB_CONCURRENCY="2")
+    # One that serves is enough for a start; the other may still be on its way.
+    wait_until(lambda: len(events(shop.programs["api"], STARTED)) == 2, "both processes")
     process = shop.programs["api"].process
     process.terminate()
     with shop.client() as client:

@@ -10,11 +10,13 @@ import posixpath
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("*.md", "docs/*.md", "docs/runbooks/*.md", "deploy/*.md", "examples/*.md", "bench/*.md")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)((?:#[^)\s]*)?)\)")
+_ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 _HIGHLIGHTED = {".py": "python", ".mjs": "js", ".js": "js", ".json": "json", ".yml": "yaml"}
 
 
@@ -44,7 +46,24 @@ def _gathered(name: str, markdown: str, folder: Path) -> str:
         _write(folder / shown, _shown(file, target))
         return f"[{text}]({posixpath.relpath(shown, posixpath.dirname(name))}{anchor})"
 
-    return _LINK.sub(linked, markdown)
+    return "\n".join(_indented(_LINK.sub(linked, markdown).split("\n")))
+
+
+def _indented(lines: list[str]) -> Iterator[str]:
+    """Give the lines with what belongs to an item of a list four spaces in, as MkDocs wants it.
+
+    A forge takes as many as the item's own mark has.
+    """
+    mark, fenced = 0, False
+    for line in lines:
+        if not fenced and (item := _ITEM.match(line)):
+            mark = len(item[0])
+        elif not fenced and line[:1].strip():
+            mark = 0
+        inside = mark and line.startswith(" " * mark)
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        yield " " * (4 - mark) + line if inside else line
 
 
 def _shown(file: Path, name: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 #: What a browser fetches by itself, of which attribute.
 _LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
-_IN_STYLE = re.compile(r"""(?:url\(|@import\s)\s*["']?([^"')\s;]+)""")
+_IN_STYLE = re.compile(r"""(?:url\(|@import\s+(?:url\()?)\s*["']?([^"')\s;]+)""")
 
 
 class Page(HTMLParser):

@@ -67,8 +67,10 @@ def _indented(lines: list[str]) -> Iterator[str]:
 
 
 def _shown(file: Path, name: str) -> str:
+    """Return the page that shows a file. Settings are searched for, sources are not."""
     language = _HIGHLIGHTED.get(file.suffix, "sh" if file.name.startswith(".env") else "text")
-    return f"# {name}\n\n````{language}\n{file.read_text('utf-8')}\n````\n"
+    head = "" if language == "sh" else "---\nsearch: {exclude: true}\n---\n"
+    return f"{head}# {name}\n\n````{language}\n{file.read_text('utf-8')}\n````\n"
 
 
 def _write(file: Path, text: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from orderflow.api.admin import examples, requests
-from orderflow.api.admin.reference import act, body_schema, in_path, list_of, look
+from orderflow.api.admin.describing import act, body_schema, in_path, list_of, look
 from orderflow.api.answers import Json, as_json, schemas_of
 from orderflow.api.operations import Operation, header
 from orderflow.api.problems import Kind

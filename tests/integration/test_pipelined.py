@@ -118,8 +118,8 @@ async def test_a_restart_fails_what_is_under_way_and_nothing_after(tmp_path):
     client = connect_producer(RedisServers(server.url), 2_000, "bull")
     try:
         await client.set("kept", "1")
-        under_way = asyncio.create_task(client.execute_command("DEBUG", "SLEEP", "30"))
-        behind = asyncio.create_task(client.get("kept"))
+        await client.execute_command("CLIENT", "PAUSE", "30000", "ALL")
+        under_way, behind = (asyncio.create_task(client.get("kept")) for _ in range(2))
         await asyncio.sleep(0.05)
         server.kill()
         failed = await asyncio.gather(under_way, behind, return_exceptions=True)

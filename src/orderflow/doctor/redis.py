@@ -63,6 +63,8 @@ async def redis_version(site: RedisSite) -> Findings:
                 "Upgrade Redis to 6.2 or newer",
             )
         ]
+    if "valkey_version" in site.info:
+        return [ok("redis-version", f"Valkey {site.info['valkey_version']} answers")]
     return [ok("redis-version", f"Redis {version} answers")]
 
 

@@ -18,7 +18,7 @@ from orderflow.settings import Settings
 
 def misplaced(settings: Settings, info: Mapping[str, Any]) -> Finding | None:
     """Say that this is not what the settings take it for: then nothing else can be looked at."""
-    mode = info.get("redis_mode")
+    mode = info.get("redis_mode", info.get("server_mode"))  # the latter is Valkey's
     if mode == "sentinel":
         return fail(
             "redis-mode",

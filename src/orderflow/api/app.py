@@ -33,11 +33,10 @@ from orderflow.api.streams import OrderStreams
 from orderflow.bull.changes import ChangesListener
 from orderflow.collector import collect_rarely
 from orderflow.dashboard.routes import dashboard_routes
-from orderflow.db.replica import open_reads
 from orderflow.demo.routes import demo_routes
 from orderflow.logs import configure_logs
 from orderflow.metrics.serving import serve_process
-from orderflow.resources import open_resources
+from orderflow.resources import open_reads, open_resources
 from orderflow.settings import Settings, load_settings
 from orderflow.tracing import open_tracing
 

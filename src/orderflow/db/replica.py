@@ -144,7 +144,9 @@ def _health(error: Exception) -> ReplicaHealth:
 
 
 @asynccontextmanager
-async def open_reads(settings: Settings, primary: Database) -> AsyncIterator[Reads]:
+async def open_reads(
+    settings: Settings, primary: Database, kind: type[Replica] = Replica
+) -> AsyncIterator[Reads]:
     """Give what reads at DATABASE_REPLICA_URL, or without one the primary itself."""
     dsn = settings.database_replica_dsn
     if dsn is None:
@@ -163,7 +165,7 @@ async def open_reads(settings: Settings, primary: Database) -> AsyncIterator[Rea
         dsn,
         settings.database_pool_size,
         settings.database_timeout_ms,
-        Replica,
+        kind,
         pooled=settings.database_is_pooled,
         greet=greet,
     ) as replica:

@@ -12,6 +12,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, Span
 
 from orderflow.db.pool import Database
 from orderflow.db.reads import Args
+from orderflow.db.replica import Replica
 from orderflow.tracing.spans import span
 
 #: Where a batch leaves the links for the span of its statement.
@@ -50,6 +51,17 @@ class TracedDatabase(Database):
     ) -> Sequence[asyncpg.Record | None]:
         with _asked_by([call[-1] for call in calls]):
             return await super()._batch(query, same, [call[:-1] for call in calls])
+
+
+class TracedReplica(Replica):
+    """Makes a span of each statement that is run at a replica, with the wait for it to be there."""
+
+    async def fetch_at(
+        self, position: str, patience_s: float, query: str, *args: Any
+    ) -> list[asyncpg.Record]:
+        """Run the named query once all up to `position` is replayed, and return its rows."""
+        with _statement(query):
+            return await super().fetch_at(position, patience_s, query, *args)
 
 
 def _waiting(query: str) -> AbstractContextManager[Span]:

@@ -26,19 +26,20 @@ from tests.integration.conftest import checkout_body
 from tests.integration.life import charge
 from tests.integration.test_database import frozen
 from tests.integration.working import until
+from tests.otlp import collecting
 from tests.scraping import Scrape
 
 from orderflow.api.app import create_app
 from orderflow.checkout import Checkout, Receipt, place_order
 from orderflow.db import Reads
 from orderflow.db.migrate import migrate
-from orderflow.db.replica import ReplicaReads, open_reads
+from orderflow.db.replica import ReplicaReads
 from orderflow.doctor import Finding, Severity, examine
 from orderflow.errors import DatabaseUnavailable
 from orderflow.metrics import READS, of_replica
 from orderflow.orders import OrderStatus
 from orderflow.products import load_products, read_catalogue
-from orderflow.resources import Resources, open_resources
+from orderflow.resources import Resources, open_reads, open_resources
 from orderflow.sandbox.servers import (
     Server,
     free_port,
@@ -290,6 +291,36 @@ def test_the_exporter_tells_of_it(replicated, tmp_path):
     assert scrape.sum("orderflow_postgres_up") == 1
     assert 0 <= scrape.sum("orderflow_postgres_replica_lag_seconds") <= 10
     assert exporter.stop() == 0
+
+
+async def test_a_trace_shows_what_is_read_there(place, shop, replicated, tmp_path):
+    receipt = await place(shop)
+    port = free_port()
+    with collecting() as collector:
+        changes = {
+            "PORT": str(port),
+            "JWT_SECRET": SECRET,
+            "DATABASE_REPLICA_URL": replicated.database_replica_dsn,
+            "DATABASE_REPLICA_LAG_MS": "10000",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+        environment = process_environment(replicated) | changes
+        api = start_program(tmp_path / "log", "orderflow.api", environment=environment)
+        headers = {"Authorization": f"Bearer {make_token(SECRET, 'user-1')}"}
+        url = f"http://127.0.0.1:{port}/orders/{receipt.order_id}"
+
+        async def is_shown() -> bool:
+            assert (await client.get(url, headers=headers)).is_success
+            traces: dict[str, set[str]] = {}
+            for seen in list(collector.spans):
+                traces.setdefault(seen.trace_id, set()).add(seen.name)
+            return any({"await wal_position", "find_order"} <= names for names in traces.values())
+
+        wait_until(lambda: port_is_taken(port), "the API")
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await until(is_shown)
+        assert api.stop() == 0
 
 
 async def test_orders_cannot_be_written_at_it(replicated, pair):

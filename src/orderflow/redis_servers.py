@@ -50,6 +50,15 @@ class RedisServers:
     sentinel_password: str | None = field(default=None, repr=False)
     cluster: bool = False
 
+    def check(self) -> None:
+        """Raise ValueError for a URL that does not fit one Redis, sentinels, or a cluster."""
+        if self.first_dsn != self.dsn and not self.cluster:
+            raise ValueError("REDIS_URL has several hosts: only with REDIS_CLUSTER=true")
+        if (self.cluster or self.sentinels) and not self._names_hosts:
+            raise ValueError("REDIS_URL must be redis:// or rediss://, a host, and a port")
+        if self.cluster and self.database:
+            raise ValueError("REDIS_DB, or the number in REDIS_URL, must be 0 with REDIS_CLUSTER")
+
     @property
     def nodes(self) -> tuple[Address, ...]:
         """The servers that `dsn` names; none where it names a socket. Raises ValueError."""
@@ -71,3 +80,10 @@ class RedisServers:
         if read is None or "," not in read["hosts"]:
             return self.dsn
         return f"{read['before']}{read['hosts'].partition(',')[0]}{read['after']}"
+
+    @property
+    def _names_hosts(self) -> bool:
+        try:
+            return bool(self.nodes)
+        except ValueError:
+            return False

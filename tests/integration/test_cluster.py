@@ -21,7 +21,8 @@ from orderflow.doctor import Finding, Severity
 from orderflow.doctor.redis import examine_redis
 from orderflow.redis_servers import RedisServers
 from orderflow.sandbox.servers import Server, free_port
-from orderflow.settings import RedisUrl, Settings
+from orderflow.setting_types import RedisUrl
+from orderflow.settings import Settings
 
 PATIENCE_S = 30
 PAYMENTS = "payment-processing"

@@ -99,7 +99,7 @@ def test_a_gateway_that_nobody_brought_is_refused_by_name():
 
 
 def test_stripe_without_its_package_is_refused(monkeypatch):
-    monkeypatch.setattr("orderflow.settings.find_spec", lambda _name: None)
+    monkeypatch.setattr("orderflow.setting_types.find_spec", lambda _name: None)
     with pytest.raises(InvalidSettings, match=r"pip install 'orderflow\[stripe\]'"):
         load_settings(payment_gateway="stripe")
 

@@ -28,7 +28,7 @@ from orderflow.senders.messages import Templates
 from orderflow.senders.opening import open_senders
 from orderflow.senders.paced import PacedSender
 from orderflow.senders.smtp import SmtpSender
-from orderflow.settings import RequestRate
+from orderflow.setting_types import RequestRate
 from orderflow.testing import perform_job
 
 

@@ -21,7 +21,8 @@ from orderflow.errors import DatabaseRefused, DatabaseUnavailable, PoolerInTheWa
 from orderflow.reconcile import run_once
 from orderflow.resources import Resources, open_resources
 from orderflow.sandbox.servers import Server
-from orderflow.settings import PostgresUrl, Settings
+from orderflow.setting_types import PostgresUrl
+from orderflow.settings import Settings
 
 #: What one sets who wants to be let through at any price.
 IGNORES = "ignore_startup_parameters = enable_seqscan, enable_mergejoin"

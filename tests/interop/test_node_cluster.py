@@ -11,7 +11,8 @@ from tests.interop.conftest import NODE_OPTIONS, VERSIONS, foreign_data
 from tests.redis_sites import ClusterSite, start_cluster
 
 from orderflow.contract import payment_job
-from orderflow.settings import RedisUrl, Settings
+from orderflow.setting_types import RedisUrl
+from orderflow.settings import Settings
 
 PAYMENTS = "payment-processing"
 

@@ -7,7 +7,7 @@ import pytest
 from orderflow.errors import SenderBusy
 from orderflow.senders import Channel, Message
 from orderflow.senders.paced import PATIENCE_S, PacedSender
-from orderflow.settings import RequestRate
+from orderflow.setting_types import RequestRate
 
 
 class Nobody:

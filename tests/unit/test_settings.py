@@ -228,7 +228,7 @@ def test_a_dead_workers_jobs_are_with_another_within_five_seconds():
 
 
 def test_traces_without_their_packages_are_refused(monkeypatch):
-    monkeypatch.setattr("orderflow.settings.find_spec", lambda _name: None)
+    monkeypatch.setattr("orderflow.setting_types.find_spec", lambda _name: None)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     with pytest.raises(InvalidSettings, match=r"pip install 'orderflow\[otel\]'") as refused:
         load_settings()

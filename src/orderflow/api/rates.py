@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from orderflow.api.problems import Kind, Problem
-from orderflow.settings import RequestRate
+from orderflow.setting_types import RequestRate
 
 _MOST_CALLERS = 10_000
 

@@ -10,7 +10,8 @@ from typing import Protocol, cast
 
 from orderflow.errors import NoEventsTaken
 from orderflow.gateways import Gateway, GatewayEvent
-from orderflow.settings import GATEWAY_GROUP, OUR_GATEWAYS, Settings
+from orderflow.setting_types import GATEWAY_GROUP, OUR_GATEWAYS
+from orderflow.settings import Settings
 
 
 class Adapter(Protocol):

@@ -12,7 +12,8 @@ from orderflow.senders.file import FileSender
 from orderflow.senders.paced import PacedSender
 from orderflow.senders.smtp import SmtpSender
 from orderflow.senders.twilio import open_twilio
-from orderflow.settings import RequestRate, Settings
+from orderflow.setting_types import RequestRate
+from orderflow.settings import Settings
 
 
 @asynccontextmanager

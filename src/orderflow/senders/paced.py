@@ -6,7 +6,7 @@ import asyncio
 
 from orderflow.errors import SenderBusy
 from orderflow.senders import Message, Sender
-from orderflow.settings import RequestRate
+from orderflow.setting_types import RequestRate
 
 #: Longest that a message waits for its turn in its worker's slot.
 PATIENCE_S = 1.0

@@ -17,7 +17,8 @@ from orderflow.bull.states import JobState
 from orderflow.contract import payment_job
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port, start_redis
-from orderflow.settings import RedisUrl, Settings
+from orderflow.setting_types import RedisUrl
+from orderflow.settings import Settings
 
 Sql = asyncpg.Connection
 

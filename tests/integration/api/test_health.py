@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from orderflow.sandbox.servers import Server, free_port, start_redis
-from orderflow.settings import PostgresUrl, RedisUrl, Settings
+from orderflow.setting_types import PostgresUrl, RedisUrl
+from orderflow.settings import Settings
 
 SECRET = "hunter2"
 

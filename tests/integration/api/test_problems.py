@@ -14,7 +14,8 @@ from orderflow.api.problems import Kind, ProblemAnswers, problem_of
 from orderflow.db.migrate import migrate
 from orderflow.errors import DatabaseRefused, InvalidCatalogue, OrderflowError
 from orderflow.sandbox.servers import free_port, start_postgres
-from orderflow.settings import PostgresUrl, Settings
+from orderflow.setting_types import PostgresUrl
+from orderflow.settings import Settings
 
 Sql = asyncpg.Connection
 

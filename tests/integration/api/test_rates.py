@@ -15,7 +15,8 @@ from orderflow.api.rates import Rates, network_of
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port, port_is_taken
 from orderflow.sandbox.tokens import make_token
-from orderflow.settings import RequestRate, Settings
+from orderflow.setting_types import RequestRate
+from orderflow.settings import Settings
 
 
 @pytest.mark.parametrize("setting", ["checkout_rate_per_user", "checkout_rate_per_address"])

@@ -48,7 +48,8 @@ from orderflow.sandbox.servers import (
     start_standby,
 )
 from orderflow.sandbox.tokens import make_token
-from orderflow.settings import PostgresUrl, Settings
+from orderflow.setting_types import PostgresUrl
+from orderflow.settings import Settings
 
 
 @dataclass

@@ -21,7 +21,6 @@ async def test_every_order_is_paid_and_told(closed_shop, postgres_server, sql, m
             "DATABASE_URL": f"{pooler}/{database}",
             "DATABASE_POOLER": "transaction",
             "DATABASE_TIMEOUT_MS": "10000",
-            "WEB_CONCURRENCY": "2",
         }
         closed_shop.start("payment", "notification", "order", "api")
         with ThreadPoolExecutor(10) as threads:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 from orderflow.breaker import CircuitBreaker
@@ -22,6 +23,13 @@ from orderflow.senders.opening import open_senders
 from orderflow.settings import Settings
 
 
+class Stores(TypedDict):
+    """What every use case of operators works on, as its keyword arguments."""
+
+    db: Database
+    queues: JobQueues
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """The open connections and adapters of one process."""
@@ -32,6 +40,11 @@ class Resources:
     gateway: Gateway
     senders: tuple[Sender, ...]
     templates: Templates
+
+    @property
+    def stores(self) -> Stores:
+        """PostgreSQL and Redis."""
+        return {"db": self.db, "queues": self.queues}
 
 
 @dataclass(frozen=True, slots=True)

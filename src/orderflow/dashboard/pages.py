@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 from urllib.parse import urlencode
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,23 +14,15 @@ from orderflow.api.auth import Session
 from orderflow.api.faults import Fault
 from orderflow.api.problems import Kind, Problem, logged_problem_of
 from orderflow.api.state import state_of
-from orderflow.bull.queues import JobQueues
 from orderflow.dashboard.forms import ForeignForm, csrf_token, keep_csrf_token, read_form
 from orderflow.dashboard.live import Streams, wants_stream
 from orderflow.dashboard.session import NotAdmin, SignedOut, admin_session
 from orderflow.dashboard.templating import environment
-from orderflow.db import Database, Reads
+from orderflow.db import Reads
 from orderflow.operations.audit import list_actions
-from orderflow.resources import Resources
+from orderflow.resources import Resources, Stores
 
 Context = Mapping[str, Any]
-
-
-class Stores(TypedDict):
-    """What every use case of operators works on."""
-
-    db: Database
-    queues: JobQueues
 
 
 #: So long a number fits wherever it goes.
@@ -63,7 +55,7 @@ class Visit:
     @property
     def stores(self) -> Stores:
         """PostgreSQL and Redis."""
-        return {"db": self.resources.db, "queues": self.resources.queues}
+        return self.resources.stores
 
     @property
     def reads(self) -> Reads:

@@ -14,11 +14,11 @@ from orderflow.api.admin.requests import (
     BulkBody,
     GroupsQuery,
     LimitQuery,
-    actor,
+    admin_action,
     admin_state,
 )
 from orderflow.api.answers import as_json
-from orderflow.api.reading import read_body, read_query
+from orderflow.api.reading import read_query
 from orderflow.errors import BulkActionNotFound
 from orderflow.operations import bulk
 from orderflow.operations import failures as use
@@ -53,9 +53,7 @@ async def get_group(request: Request) -> Response:
 async def try_bulk(request: Request) -> Response:
     """Answer what a retry or discard of a group would do now."""
     state, _ = await admin_state(request)
-    run = await bulk.try_bulk(
-        request.path_params["fingerprint"], db=state.resources.db, queues=state.resources.queues
-    )
+    run = await bulk.try_bulk(request.path_params["fingerprint"], **state.resources.stores)
     return JSONResponse(as_json(run))
 
 
@@ -70,18 +68,16 @@ async def discard_group(request: Request) -> Response:
 
 
 async def _begin(request: Request, kind: bulk.Kind) -> Response:
-    state, user = await admin_state(request)
-    body = await read_body(request, BulkBody)
-    who = actor(user, body)
+    state, actor, body = await admin_action(request, BulkBody)
     action = await bulk.begin_bulk(
         kind,
         request.path_params["fingerprint"],
-        who,
+        actor,
         db=state.resources.db,
         per_second=body.per_second,
     )
     state.background.start(
-        bulk.run_bulk(action, who, db=state.resources.db, queues=state.resources.queues),
+        bulk.run_bulk(action, actor, **state.resources.stores),
         f"{kind} of group {action.fingerprint}",
     )
     return JSONResponse(as_json(action), 202, {"Location": f"/admin/api/bulk/{action.id}"})
@@ -103,9 +99,8 @@ async def get_bulk(request: Request) -> Response:
 
 async def stop_bulk(request: Request) -> Response:
     """Ask a bulk action to stop."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
-    action = await bulk.stop_bulk(_bulk_id(request), actor(user, body), db=state.resources.db)
+    state, actor, _ = await admin_action(request, ActionBody)
+    action = await bulk.stop_bulk(_bulk_id(request), actor, db=state.resources.db)
     return JSONResponse(as_json(action), 202)
 
 

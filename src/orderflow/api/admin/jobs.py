@@ -8,9 +8,9 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from orderflow.api.admin.requests import ActionBody, JobsQuery, RetryBody, actor, admin_state
+from orderflow.api.admin.requests import ActionBody, JobsQuery, RetryBody, admin_action, admin_state
 from orderflow.api.answers import as_json
-from orderflow.api.reading import read_body, read_query
+from orderflow.api.reading import read_query
 from orderflow.bull.queues import JobQueues
 from orderflow.db import Database
 from orderflow.operations import jobs as use
@@ -34,21 +34,14 @@ async def list_jobs(request: Request) -> Response:
 async def get_job(request: Request) -> Response:
     """Answer a job in full."""
     state, _ = await admin_state(request)
-    job = await use.get_job(*_named(request), db=state.resources.db, queues=state.resources.queues)
+    job = await use.get_job(*_named(request), **state.resources.stores)
     return JSONResponse(as_json(job))
 
 
 async def retry_job(request: Request) -> Response:
     """Run a job again, with data of the request's if it has some."""
-    state, user = await admin_state(request)
-    body = await read_body(request, RetryBody)
-    await use.retry_job(
-        *_named(request),
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
-        data=body.data,
-    )
+    state, actor, body = await admin_action(request, RetryBody)
+    await use.retry_job(*_named(request), actor, **state.resources.stores, data=body.data)
     return _done(request)
 
 
@@ -74,14 +67,8 @@ class _Action(Protocol):
 
 
 async def _act(request: Request, action: _Action) -> Response:
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
-    await action(
-        *_named(request),
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
-    )
+    state, actor, _ = await admin_action(request, ActionBody)
+    await action(*_named(request), actor, **state.resources.stores)
     return _done(request)
 
 

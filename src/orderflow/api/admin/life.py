@@ -7,7 +7,14 @@ from decimal import Decimal
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from orderflow.api.admin.requests import ActionBody, RefundBody, ShipBody, actor, admin_state
+from orderflow.api.admin.requests import (
+    ActionBody,
+    RefundBody,
+    ShipBody,
+    actor_of,
+    admin_action,
+    admin_state,
+)
 from orderflow.api.answers import as_json
 from orderflow.api.checkout import invalid_key, read_idempotency_key
 from orderflow.api.orders import find_order, told_order_json
@@ -17,11 +24,9 @@ from orderflow.operations import life as use
 
 async def cancel_order(request: Request) -> Response:
     """Cancel an order, and answer how it is then."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
-    order_id = request.path_params["order_id"]
-    db, queues = state.resources.db, state.resources.queues
-    await use.cancel_order(order_id, actor(user, body), db=db, queues=queues)
+    state, actor, _ = await admin_action(request, ActionBody)
+    order_id, db = request.path_params["order_id"], state.resources.db
+    await use.cancel_order(order_id, actor, **state.resources.stores)
     order = await find_order(order_id, db=db)
     return JSONResponse(await told_order_json(order, db=db, admin=True))
 
@@ -37,36 +42,29 @@ async def refund_order(request: Request) -> Response:
         request.path_params["order_id"],
         None if body.amount is None else Decimal(body.amount),
         key.key,
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
+        actor_of(user, body),
+        **state.resources.stores,
     )
     return JSONResponse(as_json(refund), 202)
 
 
 async def ship_order(request: Request) -> Response:
     """Say that an order is on its way, and answer how it was sent."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ShipBody)
+    state, actor, body = await admin_action(request, ShipBody)
     shipment = await use.ship_order(
         request.path_params["order_id"],
         body.carrier,
         body.tracking_number,
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
+        actor,
+        **state.resources.stores,
     )
     return JSONResponse(as_json(shipment))
 
 
 async def deliver_order(request: Request) -> Response:
     """Say that an order has come, and answer how it was sent."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
+    state, actor, _ = await admin_action(request, ActionBody)
     shipment = await use.deliver_order(
-        request.path_params["order_id"],
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
+        request.path_params["order_id"], actor, **state.resources.stores
     )
     return JSONResponse(as_json(shipment))

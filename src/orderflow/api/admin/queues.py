@@ -14,11 +14,10 @@ from orderflow.api.admin.requests import (
     ConcurrencyBody,
     DrainBody,
     RateLimitBody,
-    actor,
+    admin_action,
     admin_state,
 )
 from orderflow.api.answers import as_json
-from orderflow.api.reading import read_body
 from orderflow.bull.queues import JobQueues
 from orderflow.db import Database
 from orderflow.operations import queues as use
@@ -57,26 +56,18 @@ class _Action(Protocol):
 
 
 async def _act(request: Request, action: _Action) -> Response:
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
-    queue = await action(
-        request.path_params["queue"],
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
-    )
+    state, actor, _ = await admin_action(request, ActionBody)
+    queue = await action(request.path_params["queue"], actor, **state.resources.stores)
     return JSONResponse(as_json(queue))
 
 
 async def drain_queue(request: Request) -> Response:
     """Remove what waits in a queue, and answer how much is left."""
-    state, user = await admin_state(request)
-    body = await read_body(request, DrainBody)
+    state, actor, body = await admin_action(request, DrainBody)
     removed = await use.drain_queue(
         request.path_params["queue"],
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
+        actor,
+        **state.resources.stores,
         delayed=body.delayed,
         limit=body.limit,
     )
@@ -85,15 +76,13 @@ async def drain_queue(request: Request) -> Response:
 
 async def clean_queue(request: Request) -> Response:
     """Remove what ended in a queue, and answer how much is left."""
-    state, user = await admin_state(request)
-    body = await read_body(request, CleanBody)
+    state, actor, body = await admin_action(request, CleanBody)
     removed = await use.clean_queue(
         request.path_params["queue"],
         body.state,
         body.older_than_s,
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
+        actor,
+        **state.resources.stores,
         limit=body.limit,
     )
     return JSONResponse(as_json(removed))
@@ -101,29 +90,22 @@ async def clean_queue(request: Request) -> Response:
 
 async def set_rate_limit(request: Request) -> Response:
     """Set the rate limit of a queue, or take it off, and answer how it is then."""
-    state, user = await admin_state(request)
-    body = await read_body(request, RateLimitBody)
+    state, actor, body = await admin_action(request, RateLimitBody)
     limit = body.rate_limit
     queue = await use.set_rate_limit(
         request.path_params["queue"],
         use.RateLimit(limit.max, limit.duration_ms) if limit else None,
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
+        actor,
+        **state.resources.stores,
     )
     return JSONResponse(as_json(queue))
 
 
 async def set_concurrency(request: Request) -> Response:
     """Set the concurrency of a queue, or take it off, and answer how it is then."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ConcurrencyBody)
+    state, actor, body = await admin_action(request, ConcurrencyBody)
     queue = await use.set_concurrency(
-        request.path_params["queue"],
-        body.concurrency,
-        actor(user, body),
-        db=state.resources.db,
-        queues=state.resources.queues,
+        request.path_params["queue"], body.concurrency, actor, **state.resources.stores
     )
     return JSONResponse(as_json(queue))
 

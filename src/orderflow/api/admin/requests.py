@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 from starlette.requests import Request
 
 from orderflow.api.problems import Kind, Problem
+from orderflow.api.reading import read_body
 from orderflow.api.state import State, state_of
 from orderflow.bull.reading import JobPlace
 from orderflow.checkout import NO_CONTROL_CHARACTERS
@@ -33,6 +34,7 @@ Text = Annotated[
     str, StringConstraints(min_length=1, max_length=255, pattern=NO_CONTROL_CHARACTERS)
 ]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Entries of the answer, at most")]
+Body = TypeVar("Body", bound="ActionBody")
 
 
 class _Strict(BaseModel):
@@ -205,6 +207,16 @@ async def admin_state(request: Request) -> tuple[State, str]:
     return state, user.id
 
 
-def actor(user: str, body: ActionBody) -> Actor:
+def actor_of(user: str, body: ActionBody) -> Actor:
     """Return who acts, and why."""
     return Actor(user, "api", body.reason)
+
+
+async def admin_action(request: Request, model: type[Body]) -> tuple[State, Actor, Body]:
+    """Return the app's state, who acts and why, and the body that tells what is to be done.
+
+    Raises Problem as `admin_state` and `read_body` do.
+    """
+    state, user = await admin_state(request)
+    body = await read_body(request, model)
+    return state, actor_of(user, body), body

@@ -13,11 +13,11 @@ from orderflow.api.admin.requests import (
     ActionBody,
     AddWebhookBody,
     DeliveriesQuery,
-    actor,
+    admin_action,
     admin_state,
 )
 from orderflow.api.answers import as_json
-from orderflow.api.reading import read_body, read_query
+from orderflow.api.reading import read_query
 from orderflow.db import Database
 from orderflow.operations.audit import Actor
 from orderflow.webhooks import deliveries, endpoints
@@ -36,13 +36,12 @@ async def list_endpoints(request: Request) -> Response:
 
 async def add_endpoint(request: Request) -> Response:
     """Add an endpoint, and answer its secret this once."""
-    state, user = await admin_state(request)
-    body = await read_body(request, AddWebhookBody)
+    state, actor, body = await admin_action(request, AddWebhookBody)
     added = await endpoints.add_endpoint(
         body.url,
         body.types,
         body.description,
-        actor(user, body),
+        actor,
         db=state.resources.db,
         targets=Targets(state.resources.settings.webhooks_allow_private),
     )
@@ -69,12 +68,11 @@ async def enable_endpoint(request: Request) -> Response:
 
 async def disable_endpoint(request: Request) -> Response:
     """Tell an endpoint nothing more."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
+    state, actor, _ = await admin_action(request, ActionBody)
     disabled = await endpoints.disable_endpoint(
         _endpoint_id(request),
-        endpoints.disabled_by(user, body.reason),
-        actor(user, body),
+        endpoints.disabled_by(actor.user, actor.reason),
+        actor,
         db=state.resources.db,
     )
     return JSONResponse(as_json(disabled))
@@ -110,10 +108,9 @@ async def get_delivery(request: Request) -> Response:
 
 async def resend_delivery(request: Request) -> Response:
     """Have a delivery sent anew."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
+    state, actor, _ = await admin_action(request, ActionBody)
     resent = await deliveries.resend(
-        _endpoint_id(request), _delivery_id(request), actor(user, body), db=state.resources.db
+        _endpoint_id(request), _delivery_id(request), actor, db=state.resources.db
     )
     return JSONResponse(as_json(resent), 202)
 
@@ -131,9 +128,8 @@ class _Action(Protocol[Done_co]):
 
 async def _act(request: Request, do: _Action[Done]) -> Done:
     """Do it to the endpoint of the path, for the reason of the body."""
-    state, user = await admin_state(request)
-    body = await read_body(request, ActionBody)
-    return await do(_endpoint_id(request), actor(user, body), db=state.resources.db)
+    state, actor, _ = await admin_action(request, ActionBody)
+    return await do(_endpoint_id(request), actor, db=state.resources.db)
 
 
 def _endpoint_id(request: Request) -> UUID:

@@ -234,7 +234,7 @@ class UnknownWorker(OrderflowError):
 
 
 class TooFewSlots(OrderflowError):
-    """--concurrency {slots} is less than QUEUE_SHARDS {shards}: each shard needs a slot."""
+    """Each shard needs a slot: --concurrency {slots} is less than QUEUE_SHARDS {shards}."""
 
 
 class InvalidWorker(OrderflowError):

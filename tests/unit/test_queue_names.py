@@ -144,4 +144,4 @@ def test_a_worker_with_fewer_slots_than_shards_is_told_so(monkeypatch):
     app.command()(run)
     done = CliRunner().invoke(app, ["payment", "--concurrency", "3"])
     assert done.exit_code == 2
-    assert done.output == "--concurrency 3 is less than QUEUE_SHARDS 4: each shard needs a slot.\n"
+    assert done.output == "Each shard needs a slot: --concurrency 3 is less than QUEUE_SHARDS 4.\n"

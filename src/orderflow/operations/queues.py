@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orderflow.bull import steering
-from orderflow.bull.fleet import connected_workers, queues_of
+from orderflow.bull.fleet import ConnectedWorker, connected_workers, queues_of
 from orderflow.bull.queues import JobQueues
 from orderflow.bull.reading import (
     MINUTES,
@@ -70,9 +70,7 @@ class Removed:
 
 async def known_queues(queues: JobQueues) -> list[str]:
     """Return the queues of the contract, and every other that someone works on just now."""
-    contract = queues.names.all()
-    others = set(queues_of(await connected_workers(queues))) - set(contract)
-    return [*contract, *sorted(others)]
+    return _known(queues, await connected_workers(queues))
 
 
 async def check_queue(name: str, *, queues: JobQueues) -> None:
@@ -96,17 +94,16 @@ def read_state(state: str) -> JobPlace:
 async def list_queues(*, queues: JobQueues) -> list[QueueSummary]:
     """Return how each of the known queues is."""
     workers = await connected_workers(queues)
-    names = queues.names.all()
-    names += [name for name in queues_of(workers) if name not in names]
+    names = _known(queues, workers)
     read = await asyncio.gather(*(read_queue(queues, name) for name in names))
-    return [_summary(found, sum(w.queue == found.name for w in workers)) for found in read]
+    return [_summary(found, workers) for found in read]
 
 
 async def get_queue(name: str, *, queues: JobQueues) -> QueueSummary:
     """Return how a queue is. Raises UnknownQueue."""
     await check_queue(name, queues=queues)
     found, workers = await asyncio.gather(read_queue(queues, name), connected_workers(queues))
-    return _summary(found, sum(worker.queue == name for worker in workers))
+    return _summary(found, workers)
 
 
 async def pause_queue(name: str, actor: Actor, *, db: Database, queues: JobQueues) -> QueueSummary:
@@ -237,7 +234,12 @@ async def _in_steps(
             progress(note.details["removed"])
 
 
-def _summary(queue: StoredQueue, workers: int) -> QueueSummary:
+def _known(queues: JobQueues, workers: Sequence[ConnectedWorker]) -> list[str]:
+    contract = queues.names.all()
+    return [*contract, *(name for name in queues_of(workers) if name not in contract)]
+
+
+def _summary(queue: StoredQueue, workers: Sequence[ConnectedWorker]) -> QueueSummary:
     oldest_s = None
     if queue.oldest_ms is not None:
         oldest_s = max(0, queue.now_ms - queue.oldest_ms) / 1000
@@ -253,7 +255,7 @@ def _summary(queue: StoredQueue, workers: int) -> QueueSummary:
         concurrency=queue.concurrency,
         rate_limit=RateLimit(*queue.rate_limit) if queue.rate_limit else None,
         limited_ms=queue.limited_ms,
-        workers=workers,
+        workers=sum(worker.queue == queue.name for worker in workers),
     )
 
 

@@ -27,8 +27,9 @@ from typer.testing import CliRunner
 from orderflow import cli, worker
 from orderflow.settings import Settings
 
-#: What is no setting: OpenTelemetry's, Redis' and PM2's own, and where pictures are drawn anew.
-FOREIGN = re.compile(r"OTEL_\w+|REDISCLI_AUTH|NODE_APP_INSTANCE|SCREENSHOTS")
+#: What is no setting: OpenTelemetry's, Redis' and PM2's own, where pictures are drawn anew, and
+#: which program the sandbox starts as Redis.
+FOREIGN = re.compile(r"OTEL_\w+|REDISCLI_AUTH|NODE_APP_INSTANCE|SCREENSHOTS|REDIS_SERVER")
 #: A name that stands for what the reader puts there.
 PLACEHOLDER = re.compile(r"[A-Z]+|…")
 

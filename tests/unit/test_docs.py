@@ -199,6 +199,14 @@ def test_what_the_page_about_the_architecture_names_is_where_it_says():
     assert missing == []
 
 
+def test_the_readme_shows_the_schema_as_it_is():
+    steps = (REPOSITORY / "src/orderflow/db/migrations/versions").glob("[0-9]*.py")
+    shown = re.findall(
+        r"^Schema +(\d+)", (REPOSITORY / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert shown == [max(step.name[:4] for step in steps)]
+
+
 def test_every_command_is_in_the_page_about_them():
     page = (REPOSITORY / "docs/cli.md").read_text("utf-8")
     named = set(re.findall(r"[a-z][a-z-]+", " ".join(re.findall(r"`([^`]+)`", page))))

@@ -14,7 +14,12 @@ from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    RedisSSLContext,
+    SSLConnection,
+)
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
@@ -54,10 +59,12 @@ class MasterFinder(ABC):
         self._places = tuple(places)
         self._connect = connect
         self._told: Address | None = None
+        #: What the newest search has read from files for TLS: that takes longer than all else.
+        self.tls: RedisSSLContext | None = None
 
     async def find(self) -> Address:
         """Return where the master is now. Raises MasterNotFound."""
-        told, self._told = self._told, None
+        told, self._told, self.tls = self._told, None, None
         if told is not None:
             return told
         failures: list[Exception] = []
@@ -117,6 +124,8 @@ class MasterFinder(ABC):
 
     async def _ask_one(self, place: Address, ask: Callable[..., Awaitable[T]]) -> T:
         connection = self._connect(place)
+        if isinstance(connection, SSLConnection):
+            self.tls = connection.ssl_context = self.tls or connection.ssl_context
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             return await ask(connection, place)
@@ -221,7 +230,7 @@ class _Found:
                 raise
             self._finder.learn(error)
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
-            raise RedisConnectionError(f"the keys are elsewhere, or on the way: {error}") from error
+            raise RedisConnectionError(f"this server does not take it now: {error}") from error
 
 
 class FoundConnection(_Found, Connection):
@@ -230,6 +239,11 @@ class FoundConnection(_Found, Connection):
 
 class FoundTlsConnection(_Found, SSLConnection):
     """The same, over TLS: the certificate is checked against the address that was found."""
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        self.ssl_context = self._finder.tls or self.ssl_context
+        arguments: Mapping[str, Any] = super()._connection_arguments()
+        return arguments
 
 
 def finder_for(

@@ -136,7 +136,7 @@ class PipelinedRedis(Redis):
                 self._finder.learn(error)
                 self._leave(wire)
             if asyncio.get_running_loop().time() + pause_s > until:
-                raise RedisConnectionError(f"the keys are on the way: {error}") from error
+                raise RedisConnectionError(f"no server takes this now: {error}") from error
             await asyncio.sleep(pause_s)
             pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s or _FIRST_PAUSE_S)
             wire = await self._open()

@@ -2,31 +2,8 @@
 
 It takes no money. What it takes seriously is the ledger: a charge is on disk before it is
 answered, so it outlives every crash of orderflow and of the gateway, and can be counted. One
-idempotency key is one row, for good; asked again, it gives the first answer again.
-
-The `token` of a charge says how it goes. Calls with a key are counted in memory:
-
-| token                  | what happens                                                         |
-|------------------------|----------------------------------------------------------------------|
-| null, `tok_approve`    | approved, as is any token that is not in this table                  |
-| `tok_decline`          | declined with `card_declined`                                        |
-| `tok_decline_<reason>` | declined with that reason: `tok_decline_insufficient_funds`          |
-| `tok_slow`             | charged at once, answered after 3 s                                  |
-| `tok_503`              | 503 every time, not charged                                          |
-| `tok_503_twice`        | 503 for the first two calls with a key, then approved                |
-| `tok_rate_limit`       | 429 with Retry-After for the first call with a key, then approved    |
-| `tok_lost_answer`      | charged, then the connection drops; later calls get the first answer |
-| `tok_hang`             | no answer for as long as the client waits, not charged               |
-
-A charge whose token begins with `tok_refund_` is approved, and says how its refunds go:
-
-| token                    | what happens to a refund                                           |
-|--------------------------|--------------------------------------------------------------------|
-| `tok_refund_decline`     | declined with `refund_declined`                                    |
-| `tok_refund_503`         | 503 every time, not given back                                     |
-| `tok_refund_503_twice`   | 503 for the first two calls with a key, then given back            |
-| `tok_refund_lost_answer` | given back, then the connection drops; then the first answer       |
-| `tok_refund_late`        | pending for the first two calls with a key, then given back        |
+idempotency key is one row, for good; asked again, it gives the first answer again. What goes wrong
+on purpose is in scenarios.py.
 """
 
 from __future__ import annotations
@@ -35,31 +12,18 @@ import argparse
 import asyncio
 import hmac
 import logging
-import random
-import re
 import signal
 import socket
 import sqlite3
 import sys
-from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
-from uuid import uuid4
+from typing import Any, cast
 
 import uvicorn
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-)
+from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -70,79 +34,19 @@ from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from orderflow.logs import configure_logs
-from orderflow.sandbox.ledger import Charge, Ledger, Refund
+from orderflow.sandbox.gateway_requests import (
+    BooksQuery,
+    ChargeRequest,
+    RefundRequest,
+    Refusal,
+    checked,
+    idempotency_key,
+    read,
+)
+from orderflow.sandbox.ledger import Charge, Ledger, Refund, written
+from orderflow.sandbox.scenarios import Faults, Misbehaviour, decide, decide_refund, scenario_of
 
-#: Tokens that fail at first: the status, and for how many calls with one key.
-_FAILURES = {
-    "tok_503": (503, 10**9),
-    "tok_503_twice": (503, 2),
-    "tok_rate_limit": (429, 1),
-    "refund_503": (503, 10**9),
-    "refund_503_twice": (503, 2),
-}
-#: The scenarios of refunds. The id of a charge tells its own, so that it outlives this process.
-_OF_REFUNDS = ("decline", "503", "503_twice", "lost_answer", "late")
-_CHARGE_ID = re.compile(rf"ch_(?:(refund_(?:{'|'.join(_OF_REFUNDS)}))_)?[0-9a-f]{{32}}")
-#: Calls that find a late refund pending.
-_LATE_CALLS = 2
-
-M = TypeVar("M", bound=BaseModel)
 _log = logging.getLogger("orderflow.sandbox.gateway")
-
-
-Money = Annotated[
-    str,
-    Field(pattern=r"^[0-9]{1,10}(\.[0-9]{1,2})?$"),
-    AfterValidator(lambda amount: f"{Decimal(amount):.2f}"),
-]
-Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-
-
-class ChargeRequest(BaseModel):
-    """The body of POST /charges. Money is text, so that no float ever rounds it."""
-
-    amount: Money
-    currency: Currency
-    # Cash has nothing to charge: whoever sends it here has a fault worth showing.
-    method: Literal["card", "online", "wallet"]
-    token: str | None = Field(default=None, max_length=255)
-
-
-class RefundRequest(BaseModel):
-    """The body of POST /refunds."""
-
-    charge_id: str = Field(alias="chargeId", max_length=255)
-    amount: Money
-    currency: Currency
-
-
-class BooksQuery(BaseModel):
-    """The query of GET /books/charges and /books/refunds: a time, and where a page begins."""
-
-    since: AwareDatetime
-    until: AwareDatetime
-    after: str = Field(default="", max_length=255)
-
-
-class Faults(BaseModel):
-    """What goes wrong on purpose with POST /charges, whatever the token."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True
-    )
-
-    fail_next_charges: int = Field(default=0, ge=0, le=1_000_000_000)
-    fault_rate: float = Field(default=0.0, ge=0, le=1)
-    latency_ms: int = Field(default=0, ge=0, le=600_000)
-
-
-class Refusal(HTTPException):
-    """An answer without an outcome; `field` names the part of the request at fault."""
-
-    def __init__(self, status: int, message: str, field: str | None = None, **headers: str) -> None:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        super().__init__(status, message, named or None)
-        self.field = field
 
 
 class Gateway:
@@ -150,9 +54,8 @@ class Gateway:
 
     def __init__(self, ledger: Ledger, faults: Faults, api_key: str | None) -> None:
         self._ledger = ledger
-        self._faults = faults
+        self._misbehaviour = Misbehaviour(faults)
         self._api_key = api_key
-        self._calls: Counter[str] = Counter()
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
@@ -173,20 +76,20 @@ class Gateway:
     async def charge(self, request: Request) -> Response:
         """Take one charge: the outcome of its key, new or kept."""
         self._let_in(request)
-        await asyncio.sleep(self._faults.latency_ms / 1_000)
-        self._fail_on_purpose()
-        key = _idempotency_key(request)
-        asked = _read(ChargeRequest, await request.body())
+        await asyncio.sleep(self._misbehaviour.faults.latency_ms / 1_000)
+        self._misbehaviour.fail_on_purpose()
+        key = idempotency_key(request)
+        asked = read(ChargeRequest, await request.body())
         scenario = asked.token or "tok_approve"
         kept = self._ledger.find(key)
         if kept is None:
             if scenario == "tok_hang":
                 return await _client_gone(request.receive)
-            self._fail_at_first(key, scenario)
-            charge = _decide(key, asked, scenario)
+            self._misbehaviour.fail_at_first(key, scenario)
+            charge = decide(key, asked, scenario)
             kept = await self._ledger.keep(charge)
             if kept == charge:
-                self._calls.pop(key, None)
+                self._misbehaviour.forget(key)
                 if scenario == "tok_lost_answer":
                     request.scope["drop_connection"]()
                     return await _client_gone(request.receive)
@@ -215,8 +118,8 @@ class Gateway:
     async def refund(self, request: Request) -> Response:
         """Give money back: the outcome of its key, new or kept."""
         self._let_in(request)
-        key = _idempotency_key(request)
-        asked = _read(RefundRequest, await request.body())
+        key = idempotency_key(request)
+        asked = read(RefundRequest, await request.body())
         kept = self._ledger.find_refund(key)
         if kept is not None:
             if (kept.charge_id, kept.amount) != (asked.charge_id, asked.amount):
@@ -228,13 +131,13 @@ class Gateway:
             raise Refusal(422, "there is no such charge", "chargeId")
         if asked.currency != charge.currency:
             raise Refusal(422, f"the charge is in {charge.currency}", "currency")
-        scenario = _scenario_of(charge)
-        self._fail_at_first(key, scenario)
-        refund = _decide_refund(key, asked, scenario)
+        scenario = scenario_of(charge)
+        self._misbehaviour.fail_at_first(key, scenario)
+        refund = decide_refund(key, asked, scenario)
         kept = await self._ledger.keep_refund(refund, Decimal(charge.amount))
         if kept is None:
             raise Refusal(422, f"of {charge.amount} not so much is left", "amount")
-        self._calls.pop(key, None)
+        self._misbehaviour.forget(key)
         if kept == refund and scenario == "refund_lost_answer":
             request.scope["drop_connection"]()
             return await _client_gone(request.receive)
@@ -254,16 +157,13 @@ class Gateway:
         kind = request.path_params["kind"]
         if kind not in ("charges", "refunds"):
             raise Refusal(404, "the books are of charges and refunds", "kind")
-        query = _checked(lambda: BooksQuery.model_validate(dict(request.query_params)))
-        page = self._ledger.books(kind, _time(query.since), _time(query.until), query.after)
+        query = checked(lambda: BooksQuery.model_validate(dict(request.query_params)))
+        page = self._ledger.books(kind, written(query.since), written(query.until), query.after)
         return JSONResponse(page)
 
     async def _as_it_is_now(self, refund: Refund) -> Refund:
         """Return the refund, given back now if it was asked about often enough."""
-        if refund.status != "pending":
-            return refund
-        self._calls[refund.id] += 1
-        if self._calls[refund.id] <= _LATE_CALLS:
+        if refund.status != "pending" or self._misbehaviour.stays_pending(refund):
             return refund
         await self._ledger.complete_refund(refund.key)
         return replace(refund, status="succeeded")
@@ -272,9 +172,8 @@ class Gateway:
         """Show the faults; a POST first changes those that its body names, the others stay."""
         self._let_in(request)
         if request.method == "POST":
-            changed = _read(Faults, await request.body()).model_dump(exclude_unset=True)
-            self._faults = self._faults.model_copy(update=changed)
-        return JSONResponse(self._faults.model_dump(by_alias=True))
+            self._misbehaviour.change(read(Faults, await request.body()))
+        return JSONResponse(self._misbehaviour.faults.model_dump(by_alias=True))
 
     async def alive(self, _request: Request) -> Response:
         """Say that the process answers."""
@@ -285,83 +184,6 @@ class Gateway:
         if self._api_key and not hmac.compare_digest(given, f"Bearer {self._api_key}".encode()):
             message = "the API key is missing or wrong"
             raise Refusal(401, message, "Authorization", WWW_Authenticate="Bearer")
-
-    def _fail_on_purpose(self) -> None:
-        left = self._faults.fail_next_charges
-        if left > 0:
-            self._faults = self._faults.model_copy(update={"fail_next_charges": left - 1})
-        if left > 0 or random.random() < self._faults.fault_rate:  # noqa: S311 - not a secret
-            raise Refusal(503, "the gateway is down, as its faults are set")
-
-    def _fail_at_first(self, key: str, scenario: str) -> None:
-        status, times = _FAILURES.get(scenario, (0, 0))
-        self._calls[key] += 1
-        if self._calls[key] <= times:
-            raise Refusal(status, f"the gateway takes nothing, as {scenario} asks", Retry_After="1")
-
-
-def _read(model: type[M], body: bytes) -> M:
-    """Read a JSON body. Raises Refusal: 400 if it is no JSON, 422 if it is not as it must be."""
-    return _checked(lambda: model.model_validate_json(body))
-
-
-def _checked(read: Callable[[], M]) -> M:
-    try:
-        return read()
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False)[0]
-        status = 400 if fault["type"] == "json_invalid" else 422
-        field = ".".join(str(part) for part in fault["loc"])
-        raise Refusal(status, fault["msg"], field or None) from None
-
-
-def _idempotency_key(request: Request) -> str:
-    key = request.headers.get("idempotency-key", "")
-    # Beyond ASCII a header has no agreed encoding, so the key could not be asked about later.
-    if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
-        raise Refusal(400, "must be 1 to 255 printable ASCII characters", "Idempotency-Key")
-    return key
-
-
-def _decide(key: str, asked: ChargeRequest, scenario: str) -> Charge:
-    declined = scenario == "tok_decline" or scenario.startswith("tok_decline_")
-    reason = scenario.removeprefix("tok_decline").removeprefix("_") or "card_declined"
-    refunds = scenario.removeprefix("tok_")
-    told = f"{refunds}_" if refunds.removeprefix("refund_") in _OF_REFUNDS else ""
-    return Charge(
-        key=key,
-        id=f"ch_{told}{uuid4().hex}",
-        amount=asked.amount,
-        currency=asked.currency,
-        method=asked.method,
-        status="declined" if declined else "succeeded",
-        decline_reason=reason if declined else None,
-        created_at=_time(datetime.now(UTC)),
-    )
-
-
-def _scenario_of(charge: Charge) -> str:
-    """Return how refunds of a charge go."""
-    match = _CHARGE_ID.fullmatch(charge.id)
-    return (match and match[1]) or ""
-
-
-def _decide_refund(key: str, asked: RefundRequest, scenario: str) -> Refund:
-    declined = scenario == "refund_decline"
-    return Refund(
-        key=key,
-        id=f"re_{uuid4().hex}",
-        charge_id=asked.charge_id,
-        amount=asked.amount,
-        currency=asked.currency,
-        status="declined" if declined else "pending" if scenario == "refund_late" else "succeeded",
-        decline_reason="refund_declined" if declined else None,
-        created_at=_time(datetime.now(UTC)),
-    )
-
-
-def _time(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _answer(charge: Charge, status: int | None = None, *, replayed: bool = False) -> Response:

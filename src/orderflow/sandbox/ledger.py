@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +70,11 @@ class Refund:
     status: Literal["succeeded", "pending", "declined"]
     decline_reason: str | None
     created_at: str
+
+
+def written(moment: datetime) -> str:
+    """Return a time as the ledger has it."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Ledger:

@@ -16,7 +16,7 @@ help: ## Show the targets
 run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends after the first order
 	@$(BIN)/orderflow up $(if $(shell command -v prometheus),--monitoring) $(ARGS)
 
-test: $(VENV)/.dev node prometheus chromium balancers pgbouncer ## Set up and run all tests
+test: $(VENV)/.dev node prometheus chromium balancers pgbouncer ## Set up and run all tests; REDIS_SERVER=a/valkey-server tries that one
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(VENV)/.dev ## Break a running shop in all ways there are, and count every order; ARGS="--runs 5"

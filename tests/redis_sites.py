@@ -263,7 +263,7 @@ def _start(folder: Path, port: int, settings: dict[str, str] | None = None) -> S
 
 def start_node(folder: Path, port: int, settings: dict[str, str] | None = None) -> Server:
     """Start a node of a cluster, which is none yet."""
-    of_cluster = {"cluster-enabled": "yes", "cluster-node-timeout": "1000"}
+    of_cluster = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
     return _start(folder, port, of_cluster | (settings or {}))
 
 

@@ -117,7 +117,7 @@ def payments(*receipts: dict[str, str]) -> set[str]:
 
 
 async def compare(resources: Resources, monkeypatch) -> Counter[str]:
-    monkeypatch.setattr(books, "GRACE", timedelta())
+    monkeypatch.setattr("orderflow.books.sides.GRACE", timedelta())
     now = datetime.now(UTC)
     found = await books.compare_books(
         now - timedelta(hours=1),

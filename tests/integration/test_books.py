@@ -60,7 +60,7 @@ def gateway(resources):
 @pytest.fixture
 def compare(resources, gateway, monkeypatch):
     """Compare all that was made in this test."""
-    monkeypatch.setattr(books, "GRACE", timedelta())
+    monkeypatch.setattr("orderflow.books.sides.GRACE", timedelta())
 
     async def compare():
         now = datetime.now(UTC)

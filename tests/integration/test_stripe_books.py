@@ -30,7 +30,7 @@ async def payment_of(resources, receipt):
 @pytest.fixture
 def compare(resources, monkeypatch):
     """Compare all that was made in this test."""
-    monkeypatch.setattr(books, "GRACE", timedelta())
+    monkeypatch.setattr("orderflow.books.sides.GRACE", timedelta())
 
     async def compare():
         now = datetime.now(UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -152,8 +153,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
-        copy = folder / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes((REPOSITORY / name).read_bytes())
-        copy.chmod((REPOSITORY / name).stat().st_mode)
+        original, copy = REPOSITORY / name, folder / name
+        if original.exists():  # git lists what was deleted and is not committed yet
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(original, copy)
     return folder

@@ -158,6 +158,14 @@ def test_a_retry_after_as_a_date(wait_s: int) -> None:
     assert retry_after_s(httpx.Headers({"Retry-After": at}), now) == max(0, wait_s)
 
 
+@pytest.mark.parametrize(
+    ("clock", "wait_s"), [("12:00:10 -0000", 10), ("12:00:10 GMT", 10), ("14:00:10 +0200", 10)]
+)
+def test_a_retry_after_is_reckoned_in_its_own_zone(clock: str, wait_s: int) -> None:
+    headers = httpx.Headers({"Retry-After": f"Sat, 31 Jan 2026 {clock}"})
+    assert retry_after_s(headers, datetime(2026, 1, 31, 12, tzinfo=UTC)) == wait_s
+
+
 @given(
     st.text(st.characters(min_codepoint=32, max_codepoint=126))
     | st.from_regex(r"\A[A-Z][a-z]{2}, [0-9]{1,5} Jan [0-9]{1,9} [0-9:]{1,9} [+-][0-9]{1,14}\Z")

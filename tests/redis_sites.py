@@ -6,7 +6,8 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,14 +114,15 @@ class SentinelSite(Site):
 
 def start_sentinels(folder: Path) -> SentinelSite:
     """Start a master, its replica, and three sentinels; return when a failover would work."""
-    master = _start(folder / "first", free_port())
-    replica = _start(folder / "second", free_port())
-    ask(replica, "REPLICAOF", "127.0.0.1", master.port)
-    sentinels = [start_sentinel(folder / f"sentinel-{n}", master.port) for n in range(3)]
-    site = SentinelSite([master, replica], sentinels, folder)
-    wait_for(lambda: _link_is_up(replica), "the replica")
-    for sentinel in sentinels:
-        wait_for(lambda: _knows_all(sentinel), "the sentinels")  # noqa: B023
+    site = SentinelSite([], [], folder)
+    with _or_stop(site):
+        site.servers += (_start(folder / name, free_port()) for name in ("first", "second"))
+        master, replica = site.servers
+        ask(replica, "REPLICAOF", "127.0.0.1", master.port)
+        site.sentinels += (start_sentinel(folder / f"sentinel-{n}", master.port) for n in range(3))
+        wait_for(lambda: _link_is_up(replica), "the replica")
+        for sentinel in site.sentinels:
+            wait_for(lambda: _knows_all(sentinel), "the sentinels")  # noqa: B023
     return site
 
 
@@ -229,8 +231,15 @@ class ClusterSite(Site):
 def start_cluster(folder: Path, *, replicated: bool = True) -> ClusterSite:
     """Start three masters, with a replica each unless told not to; return when all of it works."""
     ports = [free_node_port() for _ in range(2 * _MASTERS if replicated else _MASTERS)]
-    nodes = [start_node(folder / str(port), port) for port in ports]
-    site = ClusterSite(nodes, folder)
+    site = ClusterSite([], folder)
+    with _or_stop(site):
+        site.servers += (start_node(folder / str(port), port) for port in ports)
+        _make_one(site.servers)
+    return site
+
+
+def _make_one(nodes: list[Server]) -> None:
+    """Give each master its share of the slots, make nodes know each other, and copy."""
     masters, replicas = nodes[:_MASTERS], nodes[_MASTERS:]
     for n, master in enumerate(masters):
         slots = range(n * _SLOTS // _MASTERS, (n + 1) * _SLOTS // _MASTERS)
@@ -239,11 +248,20 @@ def start_cluster(folder: Path, *, replicated: bool = True) -> ClusterSite:
     for node in nodes[1:]:
         ask(node, "CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
     _until_all(nodes, lambda node: _info(node)["cluster_known_nodes"] == str(len(nodes)))
-    for master, replica in zip(masters, replicas, strict=replicated):
+    for replica, master in zip(replicas, masters, strict=False):
         ask(replica, "CLUSTER", "REPLICATE", ask(master, "CLUSTER", "MYID"))
     _until_all(nodes, lambda node: _info(node)["cluster_state"] == "ok")
     _until_all(replicas, _link_is_up)
-    return site
+
+
+@contextmanager
+def _or_stop(site: Site) -> Iterator[None]:
+    """Leave no server behind that is of no use, where not all of them start."""
+    try:
+        yield
+    except BaseException:
+        site.stop()
+        raise
 
 
 def _until_all(nodes: Iterable[Server], well: Callable[[Server], bool]) -> None:

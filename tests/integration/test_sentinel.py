@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,10 @@ async def test_sentinels_are_asked_over_tls_and_with_a_login_of_their_own(
 ):
     ask(redis_server, "ACL", "SETUSER", "shop", "on", f">{PASSWORD}", "~*", "&*", "+@all")
     ca, context = make_certificates(tmp_path / "ours", "127.0.0.1")
-    async with tls_in_front(redis_server.port, context) as redis_port:
+    async with AsyncExitStack() as stack:
+        redis_port = await stack.enter_async_context(tls_in_front(redis_server.port, context))
         sentinel = start_sentinel(tmp_path / "sentinel", redis_port)
+        stack.callback(sentinel.kill)
         ask(sentinel, "ACL", "SETUSER", "asker", "on", ">" + PASSWORD[::-1], "+@all")
         ask(sentinel, "ACL", "SETUSER", "default", "off")
         async with tls_in_front(sentinel.port, context) as sentinel_port:
@@ -86,8 +89,8 @@ async def test_sentinels_are_asked_over_tls_and_with_a_login_of_their_own(
                 async with connect_producer(servers, 2_000, "bull") as client:
                     with pytest.raises(RedisConnectionError, match=said) as error:
                         await client.ping()
-                assert not {PASSWORD, PASSWORD[::-1]} & set(str(error.value).split())
-        sentinel.kill()
+                assert PASSWORD not in str(error.value)
+                assert PASSWORD[::-1] not in str(error.value)
     ask(redis_server, "ACL", "DELUSER", "shop")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,9 @@ from pydantic import ValidationError
 from orderflow.contract import (
     CONCURRENCY,
     JOB_OPTIONS,
+    MAX_PRIORITY,
+    Channel,
+    GatewayEventJob,
     JobName,
     OrderConfirmationJob,
     OrderEventJob,
@@ -24,16 +27,20 @@ from orderflow.contract import (
     Priority,
     QueueName,
     RefundJob,
+    gateway_event_job,
     gateway_key,
     job_id,
     order_confirmation_job,
     order_event_job,
     order_refunded_job,
+    order_row_id,
     payment_failed_job,
     payment_job,
+    read_payload,
     refund_job,
     row_id,
 )
+from orderflow.errors import InvalidPayload
 
 PAYMENT = "01890a5d-ac96-774b-bcce-b302099a8057"
 ORDER = "01890a5d-ac96-774b-bcce-b302099a8058"
@@ -59,7 +66,8 @@ def test_the_names_are_those_of_the_node_design():
         "compare-books",
     ]
     assert [method.value for method in PaymentMethod] == ["card", "online", "wallet", "cash"]
-    assert list(CONCURRENCY.values()) == [10, 20, 5]
+    assert [channel.value for channel in Channel] == ["email", "sms"]
+    assert CONCURRENCY == {"payment-processing": 10, "notifications": 20, "order-processing": 5}
 
 
 def test_the_job_options_are_those_of_the_node_design():
@@ -75,6 +83,9 @@ def test_the_priorities_are_named_and_numbered():
     usual, old_node = Priorities(), Priorities(20, 10, 1)
     assert [usual.number(priority) for priority in Priority] == [1, 10, 20]
     assert [old_node.number(priority) for priority in Priority] == [20, 10, 1]
+    assert [priority.value for priority in Priority] == ["high", "medium", "low"]
+    assert usual.unknown([30, 10, 1, 20, 5, 30]) == [5, 30]
+    assert MAX_PRIORITY == 2**21 - 1
 
 
 def test_the_payment_job():
@@ -98,7 +109,11 @@ def test_the_notification_jobs():
     assert confirmation.job_id == f"order-confirmation-{ORDER}"
     assert confirmation.data == {"orderId": ORDER, "userId": "user-1"}
     failed = payment_failed_job(ORDER, "user-1", "card_declined")
-    assert (failed.name, failed.priority) == ("payment-failed", "medium")
+    assert (failed.queue, failed.name, failed.priority) == (
+        "notifications",
+        "payment-failed",
+        "medium",
+    )
     assert failed.job_id == f"payment-failed-{ORDER}"
     assert failed.data == {
         "orderId": ORDER,
@@ -109,14 +124,28 @@ def test_the_notification_jobs():
 
 def test_the_jobs_of_an_orders_later_life():
     shipped = order_event_job(JobName.ORDER_SHIPPED, ORDER, "user-1")
-    assert (shipped.queue, shipped.priority) == ("notifications", "medium")
-    assert shipped.job_id == f"order-shipped-{ORDER}"
+    assert (shipped.queue, shipped.name) == ("notifications", "order-shipped")
+    assert (shipped.priority, shipped.job_id) == ("medium", f"order-shipped-{ORDER}")
+    assert shipped.data == {"orderId": ORDER, "userId": "user-1"}
     told = order_refunded_job(UUID(PAYMENT), ORDER, "user-1")
     assert (told.queue, told.job_id) == ("notifications", f"order-refunded-{PAYMENT}")
+    assert (told.name, told.priority) == ("order-refunded", "medium")
+    assert told.data == {"orderId": ORDER, "userId": "user-1", "refundId": PAYMENT}
     refund = refund_job(UUID(PAYMENT), ORDER)
     assert (refund.queue, refund.name) == ("order-processing", "refund-payment")
-    assert refund.job_id == f"refund-{PAYMENT}"
+    assert (refund.priority, refund.job_id) == ("medium", f"refund-{PAYMENT}")
     assert refund.data == {"refundId": PAYMENT, "orderId": ORDER}
+
+
+def test_the_job_of_a_gateways_event():
+    job = gateway_event_job("stripe", "evt_1")
+    assert (job.queue, job.name, job.priority) == ("order-processing", "gateway-event", "high")
+    assert job.job_id == "gateway-event-stripe-evt_1"
+    assert job.data == {"gateway": "stripe", "eventId": "evt_1"}
+
+
+def test_the_data_of_a_job_stay_out_of_what_is_shown_of_it():
+    assert "tea-lover" not in repr(order_confirmation_job(ORDER, "tea-lover"))
 
 
 @pytest.mark.parametrize(
@@ -128,6 +157,7 @@ def test_the_jobs_of_an_orders_later_life():
         (order_event_job(JobName.ORDER_SHIPPED, "42", "zoë"), OrderEventJob),
         (order_refunded_job(UUID(PAYMENT), "42", None), OrderRefundedJob),
         (refund_job(UUID(PAYMENT), "42"), RefundJob),
+        (gateway_event_job("stripe", "evt_1"), GatewayEventJob),
     ],
 )
 def test_our_jobs_have_the_data_of_their_payload(job, payload):
@@ -144,6 +174,8 @@ def test_our_jobs_have_the_data_of_their_payload(job, payload):
         (0.1, "0.1"),
         (1e9, "1000000000.0"),
         (3.3000000000000003, "3.3"),
+        (-0.0, "0"),
+        ("9999999999.99", "9999999999.99"),
     ],
 )
 def test_amounts_are_read_as_node_writes_them(amount, read):
@@ -154,7 +186,9 @@ def test_amounts_are_read_as_node_writes_them(amount, read):
     assert (job.payment_id, job.order_id) == ("1", "o")
 
 
-@pytest.mark.parametrize("amount", [-1, "1.001", 1.001, "NaN", "1e11", None, True, "", {}])
+@pytest.mark.parametrize(
+    "amount", [-0.01, "1.001", 1.001, 1.00001, "NaN", "1e11", "10000000000.00", None, True, "", {}]
+)
 def test_amounts_that_are_no_money_are_refused(amount):
     with pytest.raises(ValidationError, match="amount"):
         PaymentJob.model_validate(
@@ -162,10 +196,67 @@ def test_amounts_that_are_no_money_are_refused(amount):
         )
 
 
-@pytest.mark.parametrize("order_id", [None, "", True, 1.5, [], "x" * 256])
+@pytest.mark.parametrize("order_id", [None, "", True, 1.5, [], "x" * 256, "a\0"])
 def test_ids_are_text_or_whole_numbers(order_id):
     with pytest.raises(ValidationError, match="orderId"):
         OrderConfirmationJob.model_validate({"orderId": order_id})
+
+
+def test_an_id_may_be_one_letter_or_many():
+    for order_id in ("x", "x" * 255):
+        assert OrderConfirmationJob.model_validate({"orderId": order_id}).order_id == order_id
+
+
+def test_who_ordered_and_why_a_payment_failed_may_be_left_out():
+    for payload in (OrderConfirmationJob, PaymentFailedJob, OrderEventJob):
+        assert payload.model_validate({"orderId": 42, "userId": 7}).user_id == "7"
+        assert payload.model_validate({"orderId": 42}).user_id is None
+    assert PaymentFailedJob.model_validate({"orderId": 42}).reason == "declined"
+
+
+def test_every_fault_of_a_payload_is_named_and_none_of_it_shown():
+    bad = {"orderId": [], "paymentData": {"method": "card", "amount": "secret"}, "more": 1}
+    with pytest.raises(InvalidPayload) as refused:
+        read_payload("process-payment", bad, PaymentJob)
+    assert refused.value.fields["job_name"] == "process-payment"
+    faults = [fault.partition(": ") for fault in refused.value.fields["faults"]]
+    assert [where for where, *_ in faults] == ["paymentId", "orderId", "paymentData.amount"]
+    assert all(why for *_, why in faults)
+    assert "secret" not in str(refused.value)
+
+    with pytest.raises(InvalidPayload, match="data: "):
+        read_payload("process-payment", None, PaymentJob)
+
+
+def test_what_is_read_of_a_payload_cannot_be_changed():
+    read = read_payload("order-confirmation", {"orderId": "42", "more": 1}, OrderConfirmationJob)
+    assert read == OrderConfirmationJob(orderId="42")
+    with pytest.raises(ValidationError, match="frozen"):
+        read.order_id = "43"
+
+
+@pytest.mark.parametrize(
+    ("data", "row"),
+    [
+        ({"orderId": ORDER}, UUID(ORDER)),
+        ({"orderId": 42}, row_id("42")),
+        ({"orderId": ""}, None),
+        ({"orderId": None}, None),
+        ({"orderId": True}, None),
+        ({}, None),
+        ([ORDER], None),
+        (None, None),
+    ],
+)
+def test_the_order_of_a_job_whoever_made_it(data, row):
+    assert order_row_id(data) == row
+
+
+def test_a_foreign_id_has_the_row_id_that_it_always_had():
+    assert row_id("order-1") == uuid5(UUID("6f7264e5-2666-4c6f-9077-000000000000"), "order-1")
+    assert gateway_key("naïve") == str(row_id("naïve"))
+    assert gateway_key("a\n") == str(row_id("a\n"))
+    assert gateway_key("a") == "a"
 
 
 def test_a_uuid_is_its_own_row_id():

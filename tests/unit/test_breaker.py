@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from orderflow.breaker import BreakerOpen, CircuitBreaker
+from orderflow.breaker import BreakerOpen, CircuitBreaker, Outage
 
 FAILURES, REST_S, LONGEST_S = 3, 1.0, 5.0
 
@@ -61,6 +63,7 @@ def test_it_opens_after_failures_in_a_row(breaker):
     with pytest.raises(BreakerOpen) as refused:
         Call(breaker)
     assert refused.value.retry_after_s == REST_S
+    assert str(refused.value) == "at rest for 1.000 s"
 
 
 def test_an_answer_of_any_kind_is_a_success(breaker):
@@ -80,7 +83,21 @@ def test_one_probe_goes_through_and_closes_it(breaker, clock):
     assert refused.value.retry_after_s == REST_S
     probe.end()
     assert not breaker.is_open
+    assert breaker.retry_after_s == 0
+    assert breaker.changes == 2
     Call(breaker).end()
+    assert breaker.changes == 2
+
+
+def test_it_rests_for_no_less_than_is_left(breaker, clock):
+    fail(breaker, FAILURES)
+    clock.now += REST_S - 0.25
+    assert breaker.retry_after_s == 0.25
+    with pytest.raises(BreakerOpen):
+        Call(breaker)
+    clock.now += 1
+    assert breaker.retry_after_s == 0
+    Call(breaker)
 
 
 def test_each_probe_that_fails_makes_the_rest_longer_up_to_a_bound(breaker, clock):
@@ -119,6 +136,70 @@ def test_what_began_before_it_opened_does_not_count(breaker, clock):
     late[3].end(OSError())
     fail(breaker, FAILURES - 1)
     assert not breaker.is_open
+
+
+def test_one_that_was_no_probe_and_is_cancelled_lets_no_second_probe_through(breaker, clock):
+    late = Call(breaker)
+    fail(breaker, FAILURES)
+    clock.now += REST_S
+    Call(breaker)
+    late.end(asyncio.CancelledError())
+    with pytest.raises(BreakerOpen):
+        Call(breaker)
+
+
+def watched(breaker: CircuitBreaker, error: Exception | None = None) -> None:
+    with breaker.watch(OSError):
+        if error:
+            raise error
+
+
+def test_of_what_is_watched_the_failures_count_and_the_successes_do_not(breaker, clock):
+    for _ in range(FAILURES - 1):
+        with pytest.raises(OSError, match="away"):
+            watched(breaker, OSError("away"))
+        watched(breaker)
+        with pytest.raises(ValueError, match="an answer"):
+            watched(breaker, ValueError("an answer"))
+    assert not breaker.is_open
+    with pytest.raises(OSError, match="away"):
+        watched(breaker, OSError("away"))
+    assert breaker.is_open
+
+    with pytest.raises(BreakerOpen) as refused:
+        watched(breaker)
+    assert refused.value.retry_after_s == REST_S
+    clock.now += REST_S
+    for _ in range(2):
+        watched(breaker)
+        assert breaker.is_open
+    Call(breaker)
+    with pytest.raises(BreakerOpen):
+        watched(breaker)
+
+
+def test_what_is_watched_and_began_before_it_opened_does_not_count(breaker, clock):
+    def late() -> None:
+        with breaker.watch(OSError):
+            fail(breaker, FAILURES)
+            clock.now += REST_S / 2
+            raise OSError("late")
+
+    with pytest.raises(OSError, match="late"):
+        late()
+    assert breaker.retry_after_s == REST_S / 2
+
+
+def test_an_outage_is_told_in_json():
+    since = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    outage = Outage("HTTP 503", since, since + timedelta(seconds=2.5))
+    assert json.loads(outage.to_json()) == {
+        "state": "open",
+        "reason": "HTTP 503",
+        "since": "2026-01-31T12:00:00+00:00",
+        "until": "2026-01-31T12:00:02.500000+00:00",
+    }
+    assert Outage.from_json(outage.to_json()) == outage
 
 
 class Breaker(RuleBasedStateMachine):

@@ -9,7 +9,14 @@ import pytest
 
 from orderflow.bull.states import JobState
 from orderflow.gateways import ActionRequired, Approved, Declined
-from orderflow.reconcile.decide import Action, NoWord, Rules, decide, needs_word
+from orderflow.reconcile.decide import (
+    Action,
+    NoWord,
+    Rules,
+    can_be_charged,
+    decide,
+    needs_word,
+)
 from orderflow.settings import Settings
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -86,6 +93,34 @@ def test_without_an_answer_the_worker_asks_but_a_result_waits(state, expected):
     assert action(row("processing", "processing"), state, NoWord.NO_ANSWER) is expected
 
 
+def test_the_reason_of_an_outcome_says_who_knows_it_and_what_it_is():
+    unknown = row("processing", "processing")
+    for state, who in [
+        (JobState.COMPLETED, "its job ended elsewhere"),
+        (JobState.MISSING, "the gateway knows"),
+    ]:
+        for word, outcome in [(Approved("ch_1"), "paid"), (Declined("no"), "declined")]:
+            assert decide(unknown, state, word, RULES).reason == f"{who}: {outcome}"
+
+
+def test_only_cash_the_gateway_cannot_know_of():
+    assert can_be_charged(row("processing", "processing"))
+    assert not can_be_charged(row("processing", "processing") | {"method": "cash"})
+
+
+def test_a_bound_itself_is_within():
+    moment = timedelta(microseconds=1)
+    pending = row("processing", "pending", age=HOUR)
+    assert not RULES.is_over(pending)
+    assert RULES.is_over(pending | {"age": HOUR + moment})
+    begun = row("processing", "processing", rest=MINUTE)
+    assert RULES.may_be_charging(begun)
+    assert not RULES.may_be_charging(begun | {"payment_rest": MINUTE + moment})
+    waits = row("processing", "requires_action", rest=5 * MINUTE)
+    assert not needs_word(waits, JobState.MISSING, RULES)
+    assert needs_word(waits | {"payment_rest": 5 * MINUTE + moment}, JobState.MISSING, RULES)
+
+
 @pytest.mark.parametrize("word", [Approved("ch_1"), Declined("no")])
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.ACTIVE])
 @pytest.mark.parametrize("age", [MINUTE, 2 * HOUR])
@@ -153,6 +188,7 @@ def test_a_charge_that_waits_and_was_not_written_down_is_put_back():
 
 def test_the_rules_come_from_the_settings():
     assert Rules.from_settings(Settings(_env_file=None)).order_ttl is None
+    assert Rules() == Rules(None, 2 * MINUTE)
     settings = Settings(
         _env_file=None,
         order_ttl_s=60,

@@ -93,6 +93,14 @@ def test_without_an_answer_the_worker_asks_but_a_result_waits(state, expected):
     assert action(row("processing", "processing"), state, NoWord.NO_ANSWER) is expected
 
 
+def test_what_is_done_is_told_in_the_words_of_the_docs():
+    assert list(Action) == [
+        *("leave", "wait", "add job", "replace job", "retry job"),
+        *("write outcome", "mark told", "expire", "ask later"),
+    ]
+    assert list(NoWord) == ["not asked", "no charge", "no answer"]
+
+
 def test_the_reason_of_an_outcome_says_who_knows_it_and_what_it_is():
     unknown = row("processing", "processing")
     for state, who in [

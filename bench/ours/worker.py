@@ -6,7 +6,8 @@ import asyncio
 import signal
 import sys
 
-from orderflow.bull.slots import Processor, SlotWorker
+from orderflow.bull.slots import SlotWorker
+from orderflow.bull.taking import Processor
 from orderflow.bull.worker import worker_options
 from orderflow.collector import collect_rarely
 from orderflow.settings import Settings, load_settings

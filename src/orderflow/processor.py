@@ -16,8 +16,9 @@ import structlog
 from bullmq import UnrecoverableError
 from pydantic import BaseModel
 
+from orderflow.bull.ending import Postponed
 from orderflow.bull.queues import Schedule
-from orderflow.bull.slots import Postponed, is_cancelled_from_outside
+from orderflow.bull.taking import is_cancelled_from_outside
 from orderflow.bull.worker import Delivery
 from orderflow.contract import read_payload
 from orderflow.errors import (

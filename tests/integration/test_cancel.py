@@ -25,7 +25,7 @@ from tests.integration.life import (
 from tests.integration.test_charge import stock_of
 
 from orderflow import refund
-from orderflow.bull.slots import Postponed
+from orderflow.bull.ending import Postponed
 from orderflow.bull.states import JobState
 from orderflow.charge import charge_payment
 from orderflow.contract import JobName, PaymentJob, order_event_job, refund_job

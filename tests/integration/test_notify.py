@@ -12,7 +12,7 @@ from bullmq import UnrecoverableError
 from pydantic import SecretStr
 from tests.integration.twilio import ACCOUNT, SENDER, TOKEN, open_twilio_server
 
-from orderflow.bull.slots import Postponed
+from orderflow.bull.ending import Postponed
 from orderflow.db import open_database
 from orderflow.errors import (
     DatabaseUnavailable,

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from tests.integration.life import charge, give_back, given_back, order_of, state_of, tell
 
-from orderflow.bull.slots import Postponed
+from orderflow.bull.ending import Postponed
 from orderflow.bull.states import JobState
 from orderflow.contract import refund_job
 from orderflow.errors import (

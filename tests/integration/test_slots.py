@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.integration.conftest import PATIENCE_S
 
-from orderflow.bull.slots import Postponed
+from orderflow.bull.ending import Postponed
 from orderflow.sandbox.servers import free_port, start_redis
 
 

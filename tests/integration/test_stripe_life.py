@@ -25,7 +25,7 @@ from tests.integration.stripe_server import (
 )
 from tests.integration.test_charge import stock_of
 
-from orderflow.bull.slots import Postponed
+from orderflow.bull.ending import Postponed
 from orderflow.errors import GatewayUnavailable, RefundTooLarge
 from orderflow.invariants import count_violations
 from orderflow.refund import refunds_of

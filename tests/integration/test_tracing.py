@@ -26,7 +26,7 @@ from tests.conftest import (
 from tests.integration.conftest import checkout_body
 from tests.otlp import Collector, Seen, collecting
 
-from orderflow.bull.slots import Postponed
+from orderflow.bull.ending import Postponed
 from orderflow.bull.worker import Delivery
 from orderflow.checkout import Checkout, place_order
 from orderflow.contract import payment_job

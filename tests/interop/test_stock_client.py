@@ -234,7 +234,7 @@ async def test_a_scheduler_that_is_not_there_raises(stock_queue):
         await stock_queue.getJobScheduler("nobody")
 
 
-#: The wheel's own scripts: a new or a changed signature needs a look at bull/slots.py.
+#: The wheel's own scripts: a new or a changed signature needs a look at bull/.
 SCRIPTS = {
     "addDelayedJob-6",
     "addJobScheduler-11",

@@ -11,8 +11,8 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind
 
+from orderflow.bull.ending import Postponed
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.slots import Postponed
 from orderflow.bull.trace import carrying, current_carrier
 from orderflow.bull.worker import Delivery, Processor
 from orderflow.contract import NewJob

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 
@@ -134,6 +135,41 @@ async def test_one_that_gives_up_before_its_batch_is_not_done(recorder):
     tasks[0].cancel()
     assert await tasks[1] == 2
     assert recorder.batches == [[1]]
+
+
+async def test_a_batch_runs_in_the_context_of_none_of_its_callers():
+    whose: ContextVar[str] = ContextVar("whose", default="nobody's")
+
+    async def told(numbers: Sequence[int]) -> list[str]:
+        return [whose.get() for _ in numbers]
+
+    whose.set("the caller's")
+    assert await Batcher(told).do(1, key=1) == "nobody's"
+
+
+async def test_one_that_gives_up_while_others_are_tried_alone_is_not_tried(recorder):
+    batcher = Batcher(recorder)
+    recorder.refused = {0}
+    recorder.may_end.clear()
+    tasks = [asyncio.create_task(batcher.do(n, key=n)) for n in range(3)]
+    while not recorder.batches:
+        await asyncio.sleep(0)
+    tasks[1].cancel()
+    recorder.may_end.set()
+    first, second, third = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(first, DatabaseRefused)
+    assert isinstance(second, asyncio.CancelledError)
+    assert third == 4
+    assert recorder.batches == [[0, 1, 2], [0], [2]]
+
+
+async def test_a_batch_that_is_cancelled_leaves_no_caller_waiting():
+    async def cancelled(_numbers: Sequence[int]) -> list[int]:
+        raise asyncio.CancelledError
+
+    batcher = Batcher(cancelled)
+    results = await asyncio.gather(batcher.do(1, 1), batcher.do(2, 2), return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
 
 
 async def test_an_error_of_ours_reaches_all_and_the_next_batch_goes():

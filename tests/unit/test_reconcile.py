@@ -42,10 +42,11 @@ def action(row, state, word=NoWord.NOT_ASKED, rules=RULES) -> Action:
 def test_every_case_has_a_decision_with_a_reason():
     words = (*NoWord, Approved("ch_1"), Declined("no"), WAITS)
     statuses = ("pending", "processing", "confirmed", "shipped", "delivered", "cancelled")
-    for status, payment, state, word, age in product(
-        statuses, (*OPEN, "requires_action"), JobState, words, (MINUTE, 2 * HOUR)
+    payments, ages, rests = (*OPEN, "requires_action"), (MINUTE, 2 * HOUR), (MINUTE, HOUR)
+    for status, payment, age, rest, state, word in product(
+        statuses, payments, ages, rests, JobState, words
     ):
-        assert decide(row(status, payment, age), state, word, RULES).reason
+        assert decide(row(status, payment, age, rest), state, word, RULES).reason
 
 
 #: What is done about a job, whatever it is to do, but for one that ended elsewhere.

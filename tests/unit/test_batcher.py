@@ -130,11 +130,11 @@ async def test_one_that_gives_up_does_not_hurt_its_batch(recorder):
 
 async def test_one_that_gives_up_before_its_batch_is_not_done(recorder):
     batcher = Batcher(recorder)
-    tasks = [asyncio.create_task(batcher.do(n, key=n)) for n in range(2)]
+    first, gone, *others = [asyncio.create_task(batcher.do(n, key=n)) for n in range(4)]
     await asyncio.sleep(0)
-    tasks[0].cancel()
-    assert await tasks[1] == 2
-    assert recorder.batches == [[1]]
+    gone.cancel()
+    assert await asyncio.gather(first, *others) == [0, 4, 6]
+    assert recorder.batches == [[0, 2, 3]]
 
 
 async def test_a_batch_runs_in_the_context_of_none_of_its_callers():

@@ -46,7 +46,7 @@ OTHERS: dict[type[ast.AST], list[type[ast.AST]]] = {
 UNTOUCHED = {"annotation", "returns", "decorator_list"}
 #: Without servers, so that a test that never ends leaves nothing behind.
 PYTEST = [
-    *("-qx", "-pno:cacheprovider", "--noconftest"),
+    *("-qx", "--tb=no", "-pno:cacheprovider", "--noconftest"),
     *("-ppytest_asyncio.plugin", "-p_hypothesis_pytestplugin"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # what is imported before
 ]

@@ -35,7 +35,8 @@ _WARM_UP = 0.2
 #: A checkout is one statement; a payment and a notification are two.
 _STATEMENTS = {"checkout": 1, "payment": 2, "notification": 2}
 STAGES = tuple(_STATEMENTS)
-#: Commands that are sent before the turn is over, as orderflow/bull/wire.py has it.
+#: Commands that are sent before the turn is over, as orderflow/bull/wire.py has it; the first are
+#: more there when there are usually more.
 _FIRST, _MORE = 4, 16
 
 

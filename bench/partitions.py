@@ -2,9 +2,8 @@
 
 A PostgreSQL of its own is filled twice with ORDERS orders of thirteen months, a million unless said
 otherwise: as the schema is, and with a partition a month. Each time orders are placed, looked up by
-their id and by their user, and the oldest month is purged. What is told as CPU is not made more by
-others on the machine. Five million take some ten minutes and 10 GB of disk, twenty million four
-times that.
+their id and by their user, and the oldest month is purged. Five million take six minutes and 10 GB
+of disk, twenty million most of an hour and 25 GB.
 
 The partitions go by the order's id, which begins with its time: so a look-up by it needs one only.
 """

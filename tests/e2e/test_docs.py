@@ -43,6 +43,7 @@ NOT_RUN = {
     r"orderflow top": "goes on in a terminal, which test_cli.py gives it",
     r"make run": "test_up.py runs it in a fresh clone",
     r"make (?!run)": "takes minutes, or is what runs this",
+    r"\.venv/bin/python -m tests\.mutate ": "takes minutes",
     r"(\S+=\S+ )*orderflow (chaos|chaos --scenario .*|rehearse.*)$": "takes minutes",
     r"orderflow up|python -m orderflow\.sandbox\.recording": "test_up.py, test_rehearsal.py do",
     r"pg_basebackup ": "leaves words out",

@@ -23,6 +23,8 @@ from orderflow.sandbox.servers import (
     start_redis,
     wait_until_it_answers,
 )
+from orderflow.setting_types import RedisUrl
+from orderflow.settings import Settings
 
 PATIENCE_S = 30
 _SLOTS = 16_384
@@ -226,6 +228,17 @@ class ClusterSite(Site):
             ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
         for server in (target, source):
             ask(server, "CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
+
+
+def on_cluster(settings: Settings, site: ClusterSite) -> Settings:
+    """Return the settings of programs that have their queues on the cluster."""
+    return settings.model_copy(
+        update={
+            "redis_url": RedisUrl(site.url),
+            "redis_cluster": True,
+            "queue_prefix": f"{{{settings.queue_prefix}-*}}",
+        }
+    )
 
 
 def start_cluster(folder: Path, *, replicated: bool = True) -> ClusterSite:

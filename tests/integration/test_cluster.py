@@ -12,7 +12,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 from tests.integration.failing_over import charges, orders, running
 from tests.integration.tls import make_certificates, tls_in_front
-from tests.redis_sites import ClusterSite, ask, free_node_port, start_cluster, start_node, wait_for
+from tests.redis_sites import (
+    ClusterSite,
+    ask,
+    free_node_port,
+    on_cluster,
+    start_cluster,
+    start_node,
+    wait_for,
+)
 
 from orderflow.bull.changes import ChangesListener
 from orderflow.bull.connection import connect_producer, connect_wait, connect_worker
@@ -37,14 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSite]:
 
 @pytest.fixture
 def settings(settings: Settings, site: ClusterSite) -> Settings:
-    return settings.model_copy(
-        update={
-            "redis_url": RedisUrl(site.url),
-            "redis_cluster": True,
-            "redis_timeout_ms": 250,
-            "queue_prefix": f"{{{settings.queue_prefix}-*}}",
-        }
-    )
+    return on_cluster(settings, site).model_copy(update={"redis_timeout_ms": 250})
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import pytest
 from tests.conftest import wait_until
 from tests.interop.bridge import Bridge, Node
 from tests.interop.conftest import NODE_OPTIONS, VERSIONS, foreign_data
-from tests.redis_sites import ClusterSite, start_cluster
+from tests.redis_sites import ClusterSite, on_cluster, start_cluster
 
 from orderflow.contract import payment_job
-from orderflow.setting_types import RedisUrl
 from orderflow.settings import Settings
 
 PAYMENTS = "payment-processing"
@@ -26,13 +25,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSite]:
 
 @pytest.fixture
 def settings(settings: Settings, site: ClusterSite) -> Settings:
-    return settings.model_copy(
-        update={
-            "redis_url": RedisUrl(site.url),
-            "redis_cluster": True,
-            "queue_prefix": f"{{{settings.queue_prefix}-*}}",
-        }
-    )
+    return on_cluster(settings, site)
 
 
 @pytest.fixture(params=VERSIONS)

@@ -39,6 +39,8 @@ class AddingQueues:
         #: How the queues and their keys are called.
         self.names = names
         self._clients = clients
+        #: For what belongs to no queue. Made now: a URL that cannot be read is told at start.
+        self._shared = clients.of(names.shared_prefix)
         self._priorities = priorities
         self._depth_limit = depth_limit
         self._offer_s = offer_s

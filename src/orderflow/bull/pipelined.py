@@ -85,7 +85,7 @@ class PipelinedRedis(Redis):
         except TypeError as error:
             raise DataError(str(error)) from error
         wire = self._wire
-        if wire is None or wire.closed:
+        if wire is None or wire.closed:  # as `_open`, without a call for each command
             wire = await self._connected()
         try:
             return await wire.ask(packed)
@@ -97,9 +97,7 @@ class PipelinedRedis(Redis):
 
         Raises redis.RedisError if none can be sent, and TypeError for what is no argument.
         """
-        wire = self._wire
-        if wire is None or wire.closed:
-            wire = await self._connected()
+        wire = await self._open()
         packed = [hiredis.pack_command(tuple(command)) for command in commands]
         replies = await asyncio.gather(*map(wire.ask, packed), return_exceptions=True)
         errors = {n: reply for n, reply in enumerate(replies) if isinstance(reply, ResponseError)}

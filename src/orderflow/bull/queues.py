@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import structlog
@@ -18,9 +19,8 @@ from orderflow.bull.changes import Changes
 from orderflow.bull.clients import QueueClients
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.states import ASTRAY_MS, JobState, find_states
-from orderflow.contract import JOB_OPTIONS, NewJob, Priorities
+from orderflow.contract import JOB_OPTIONS, NewJob
 from orderflow.metrics import breaker_shown
-from orderflow.queue_names import QueueNames
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -44,19 +44,10 @@ class Place(NamedTuple):
 class JobQueues(AddingQueues):
     """All that is done with the queues but to work on them."""
 
-    def __init__(
-        self,
-        clients: QueueClients,
-        names: QueueNames,
-        priorities: Priorities,
-        depth_limit: int,
-        offer_s: float = 0.25,
-    ) -> None:
-        super().__init__(clients, names, priorities, depth_limit, offer_s)
-        #: For what belongs to no queue.
-        self._shared = clients.of(names.shared_prefix)
-        #: To tell whoever shows orders that one of them changed.
-        self.changes = Changes(self._shared, names)
+    @cached_property
+    def changes(self) -> Changes:
+        """Tells whoever shows orders that one of them changed."""
+        return Changes(self._shared, self.names)
 
     async def states(self, jobs: Sequence[NewJob]) -> list[JobState]:
         """Say where each of the jobs is, in their order, in a few round trips."""
@@ -73,8 +64,6 @@ class JobQueues(AddingQueues):
         queues = list(map(self.names.queue_of, jobs))
         states = await self._look([(q, job.job_id) for q, job in zip(queues, jobs, strict=True)])
         places = list(map(Place, queues, states))
-        if self.names.shards == 1:
-            return places
         others = [
             (number, queue)
             for number, (job, place) in enumerate(zip(jobs, places, strict=True))

@@ -32,6 +32,13 @@ class ReplicaHealth:
         return self.trouble is None
 
 
+def sure(row: asyncpg.Record | None) -> asyncpg.Record:
+    """Return the row of a query that always has one. Raises RuntimeError if it has none."""
+    if row is None:
+        raise RuntimeError("PostgreSQL answered without a row")
+    return row
+
+
 class Reads(ABC):
     """Where named queries are run: in the database, or those that only read at a replica of it.
 

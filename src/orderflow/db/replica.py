@@ -20,7 +20,7 @@ import asyncpg
 import structlog
 
 from orderflow.db.pool import QUERIES, Connection, Database, open_database
-from orderflow.db.reads import Reads, ReplicaHealth
+from orderflow.db.reads import Reads, ReplicaHealth, sure
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable, NotOurReplica, ReplicaBehind
 from orderflow.metrics import READS, REPLICA_LAG, REPLICA_USED
 from orderflow.orders import Row
@@ -123,9 +123,7 @@ class ReplicaReads(Reads):
 
     async def _position(self) -> str:
         """Return how far the primary's log is by now."""
-        row = await self._primary.batch("wal_position", 0, apart=object())
-        if row is None:
-            raise RuntimeError("PostgreSQL answered without a row")
+        row = sure(await self._primary.batch("wal_position", 0, apart=object()))
         position: str = row["position"]
         return position
 
@@ -154,10 +152,8 @@ async def open_reads(
         return
 
     async def greet(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        ours = await primary.fetchrow("server_identity")
-        theirs = await connection.fetchrow(QUERIES["server_identity"])
-        if ours is None or theirs is None:
-            raise RuntimeError("PostgreSQL answered without a row")
+        ours = sure(await primary.fetchrow("server_identity"))
+        theirs = sure(await connection.fetchrow(QUERIES["server_identity"]))
         if wrong := wrong_replica(ours, theirs):
             raise NotOurReplica(what=wrong)
 

@@ -15,6 +15,7 @@ from orderflow.bull.queues import open_queues
 from orderflow.db.hosts import connect_to
 from orderflow.db.pool import QUERIES
 from orderflow.db.pooler import is_pooled
+from orderflow.db.reads import sure
 from orderflow.db.replica import reach, wrong_replica
 from orderflow.doctor.findings import (
     PATIENCE_MS,
@@ -159,10 +160,10 @@ async def _compared(
             )
         ]
     lag_ms = site.settings.database_replica_lag_ms
-    position = await site.connection.fetchrow(QUERIES["wal_position"], [0])
+    position = sure(await site.connection.fetchrow(QUERIES["wal_position"], [0]))
     began = time.monotonic()
     try:
-        await reach(replica, position["position"] if position else "0/0", lag_ms / 1000)
+        await reach(replica, position["position"], lag_ms / 1000)
     except ReplicaBehind as behind:
         return [
             warn(
@@ -176,7 +177,4 @@ async def _compared(
 
 
 async def _identity(connection: asyncpg.Connection[asyncpg.Record]) -> Row:
-    row = await connection.fetchrow(QUERIES["server_identity"])
-    if row is None:
-        raise RuntimeError("PostgreSQL answered without a row")
-    return row
+    return sure(await connection.fetchrow(QUERIES["server_identity"]))

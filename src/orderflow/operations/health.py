@@ -13,6 +13,7 @@ from orderflow.bull.masters import masters_of
 from orderflow.bull.queues import JobQueues
 from orderflow.contract import JobName, QueueName
 from orderflow.db import Database, Reads
+from orderflow.db.reads import sure
 from orderflow.invariants import INVARIANTS, Invariant, count_violations
 from orderflow.settings import Settings
 
@@ -101,10 +102,7 @@ def _health(address: str, info: Mapping[str, Any]) -> RedisHealth:
 
 async def postgres_health(db: Database) -> PostgresHealth:
     """Ask PostgreSQL how it is. Raises DatabaseUnavailable."""
-    row = await db.fetchrow("server_health")
-    if row is None:
-        raise RuntimeError("PostgreSQL answered without a row")
-    return PostgresHealth(**row)
+    return PostgresHealth(**sure(await db.fetchrow("server_health")))
 
 
 async def last_reconciler_run(queues: JobQueues) -> ReconcilerRun | None:

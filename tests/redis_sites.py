@@ -89,11 +89,6 @@ class SentinelSite(Site):
         found: Server = wait_for(agreed, "one master")
         return found
 
-    def master_other_than(self, server: Server) -> Server:
-        """Return the master once it is another one."""
-        wait_for(lambda: self.master() is not server, "another master")
-        return self.master()
-
     def replica(self) -> Server:
         master = self.master()
         return next(server for server in self.servers if server is not master)

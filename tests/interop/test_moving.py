@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,8 +21,6 @@ from orderflow.sandbox.servers import free_port, port_is_taken
 from orderflow.sandbox.tokens import make_token
 from orderflow.settings import Settings
 
-ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "docs" / "moving-from-node.md").read_text("utf-8")
 PAYMENTS, NOTIFICATIONS, ORDERS = "payment-processing", "notifications", "order-processing"
 Doctor = Callable[[str], str]
 

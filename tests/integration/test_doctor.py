@@ -22,9 +22,8 @@ from redis import Redis
 from uuid_utils.compat import uuid7
 
 from orderflow.breaker import Outage
-from orderflow.bull.clients import QueueClients
 from orderflow.bull.producer import node_client_name
-from orderflow.bull.queues import JobQueues, open_queues
+from orderflow.bull.queues import open_queues
 from orderflow.contract import QueueName
 from orderflow.db.migrate import migrate
 from orderflow.doctor import Finding, Severity, examine, worst
@@ -268,11 +267,7 @@ async def site_of(settings: Settings, redis: Redis, **info: object) -> redis_che
     from redis.asyncio import Redis as AsyncRedis
 
     client = AsyncRedis.from_url(settings.redis_dsn, decode_responses=True)
-    clients = QueueClients(lambda _prefix: client)
-    queues = JobQueues(
-        clients, settings.queue_names, settings.priorities, settings.queue_depth_limit
-    )
-    return redis_checks.RedisSite(settings, client, queues, redis.info() | info)
+    return redis_checks.RedisSite(client, redis.info() | info)
 
 
 @pytest.mark.parametrize(
@@ -414,8 +409,8 @@ async def test_queues_under_another_prefix_than_ours(well, redis):
 
 
 async def test_a_search_of_keys_that_is_bounded_says_so(well, redis, monkeypatch):
-    monkeypatch.setattr("orderflow.doctor.redis._SCAN_STEPS", 1)
-    monkeypatch.setattr("orderflow.doctor.redis._SCAN_STEP", 10)
+    monkeypatch.setattr("orderflow.doctor.queues._SCAN_STEPS", 1)
+    monkeypatch.setattr("orderflow.doctor.queues._SCAN_STEP", 10)
     for number in range(200):
         redis.set(f"noise:{number}", "")
     [finding] = of(await examine(well), "prefix")

@@ -1,9 +1,7 @@
-"""What the doctor looks at in Redis: the server, and the queues on it."""
+"""What the doctor looks at in Redis: each of its servers, and then the queues on them."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,15 +14,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from orderflow.bull.clients import QueueClients
 from orderflow.bull.finding import MasterNotFound
 from orderflow.bull.masters import masters_of
-from orderflow.bull.producer import node_client_name
 from orderflow.bull.queues import JobQueues
-from orderflow.contract import QueueName
 from orderflow.doctor.findings import (
     PATIENCE_MS,
     Findings,
     compare_clocks,
     fail,
-    listed,
     numbers_of,
     ok,
     reason_of,
@@ -32,23 +27,20 @@ from orderflow.doctor.findings import (
     unreadable,
     warn,
 )
+from orderflow.doctor.queues import QUEUE_CHECKS, QueueSite
 from orderflow.doctor.redis_sites import examine_cluster, examine_sentinels, misplaced
 from orderflow.settings import Settings
 
 #: What BullMQ itself recommends at least.
 _OLDEST_REDIS = (6, 2)
 _FULL = 0.8
-#: Keys are looked through in steps, so that Redis answers others in between, and not for ever.
-_SCAN_STEP, _SCAN_STEPS = 1_000, 500
 
 
 @dataclass(frozen=True, slots=True)
 class RedisSite:
-    """What the checks of Redis look at; `info` is the server's own INFO."""
+    """What the checks of a server look at; `info` is its own INFO."""
 
-    settings: Settings
     client: Redis
-    queues: JobQueues
     info: Mapping[str, Any]
 
 
@@ -157,117 +149,7 @@ async def redis_clock(site: RedisSite) -> Findings:
     return await compare_clocks("redis-clock", "Redis", ask)
 
 
-async def prefix(site: RedisSite) -> Findings:
-    """Say what other queues are under the prefix, and whether ours are under another one."""
-    ours, names = site.settings.queue_prefix, site.queues.names
-    seen, complete = await _find_queues(site.queues)
-    found = {queue for prefix, queue in seen if prefix == names.prefix_of(queue)}
-    contract = set(names.all())
-    findings = await _judge_foreign(site, sorted(found - contract))
-    elsewhere = sorted(
-        {prefix for prefix, queue in seen if queue in contract and prefix != names.prefix_of(queue)}
-    )
-    if elsewhere and not found & contract:
-        findings.append(
-            warn(
-                "prefix",
-                f"QUEUE_PREFIX is '{ours}', where none of the queues is; they are under: "
-                f"{listed(elsewhere)}",
-                "Set QUEUE_PREFIX to the `prefix` that the Node services give to BullMQ",
-            )
-        )
-    if not complete:
-        findings.append(
-            ok("prefix", f"Only the first {_SCAN_STEP * _SCAN_STEPS:,} keys were looked through")
-        )
-    return findings or [ok("prefix", f"Under '{ours}' are no queues but those of the contract")]
-
-
-async def priorities(site: RedisSite) -> Findings:
-    """Say whether jobs wait under numbers that the settings lack."""
-    numbers = site.settings.priorities
-    findings = []
-    for queue in site.queues.names.all():
-        unknown = numbers.unknown(await site.queues.priorities_in_use(queue))
-        if unknown:
-            findings.append(
-                warn(
-                    "priorities",
-                    f"{queue}: jobs wait with the priority {listed(unknown)}, which is none of "
-                    f"{numbers.high}, {numbers.medium}, {numbers.low}",
-                    "Set PRIORITY_HIGH, PRIORITY_MEDIUM and PRIORITY_LOW to the numbers of the "
-                    "other producers, and the same ones on all sides",
-                )
-            )
-    return findings or [
-        ok("priorities", f"HIGH {numbers.high}, MEDIUM {numbers.medium}, LOW {numbers.low}")
-    ]
-
-
-async def paused(site: RedisSite) -> Findings:
-    """Say which queues are paused, and where a 5.x client left jobs aside."""
-    findings = []
-    resume = "Resume it in Bull Board, or by `await queue.resume()` in Node"
-    for queue in site.queues.names.all():
-        client, key = site.queues.client_of(queue), site.queues.names.key
-        if await client.hexists(key(queue, "meta"), "paused"):
-            findings.append(
-                warn("paused", f"{queue} is paused: its jobs wait and none is started", resume)
-            )
-        aside = await client.llen(key(queue, "paused"))
-        if aside:
-            findings.append(
-                warn(
-                    "paused",
-                    f"{queue}: {aside} jobs lie in the list `paused`, where only a 5.x client "
-                    "puts them; no worker takes a job from it, and a second pause by 5.x loses it",
-                    f"{resume}, again until this is gone: one call moves 7,000 jobs at most",
-                )
-            )
-    return findings or [ok("paused", "No queue is paused")]
-
-
-async def gateway(site: RedisSite) -> Findings:
-    """Say whether workers leave the payment gateway alone, and why."""
-    outage = await site.queues.told_of_outage("gateway")
-    if outage is None:
-        return [ok("gateway", "No worker tells that the payment gateway is away")]
-    return [
-        warn(
-            "gateway",
-            f"Payments wait: the gateway has failed since {outage.since:%Y-%m-%d %H:%M:%S} UTC "
-            f"({outage.reason}), and is asked again at {outage.until:%H:%M:%S}",
-            "Look at the gateway, GATEWAY_URL and GATEWAY_API_KEY; payments go on by themselves "
-            "once it answers",
-        )
-    ]
-
-
-async def workers(site: RedisSite) -> Findings:
-    """Say who works on each queue, and in which language."""
-    findings = []
-    names = zip(QueueName, ("payment", "notification", "order"), strict=True)
-    shards = [(s, name) for queue, name in names for s in site.queues.names.shards_of(queue)]
-    for queue, name in shards:
-        told = Counter(await _workers_on(site, queue))
-        if told:
-            who = ", ".join(f"{count} {worker}" for worker, count in sorted(told.items()))
-            findings.append(ok("workers", f"{queue}: {who}"))
-        else:
-            findings.append(
-                warn(
-                    "workers",
-                    f"{queue}: no worker is connected, so its jobs wait",
-                    f"python -m orderflow.worker {name}",
-                )
-            )
-    return findings
-
-
-Checks = Sequence[Callable[[RedisSite], Awaitable[Findings]]]
-
-#: What is asked of each server.
-SERVER_CHECKS: Checks = (
+SERVER_CHECKS: Sequence[Callable[[RedisSite], Awaitable[Findings]]] = (
     redis_version,
     redis_role,
     redis_eviction,
@@ -275,14 +157,6 @@ SERVER_CHECKS: Checks = (
     redis_persistence,
     redis_clock,
 )
-QUEUE_CHECKS: Checks = (
-    prefix,
-    priorities,
-    paused,
-    gateway,
-    workers,
-)
-
 
 _AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 
@@ -300,15 +174,16 @@ async def examine_redis(settings: Settings) -> Findings:
     findings: Findings = []
     try:
         masters = await masters_of(queues)
-        sites = [RedisSite(settings, m, queues, await m.info()) for m in masters.values()]
+        sites = [RedisSite(master, await master.info()) for master in masters.values()]
         wrong = misplaced(settings, sites[0].info)
         if wrong is not None:
             return [wrong]
         findings += await examine_sentinels(settings, sites[0].client)
         findings += await examine_cluster(settings, sites[0].client, queues.names)
         for address, site in zip(masters, sites, strict=True):
-            await _run(SERVER_CHECKS, site, findings, address)
-        await _run(QUEUE_CHECKS, sites[0], findings)
+            await _check_server(site, address, findings)
+        place = QueueSite(settings, queues)
+        await run_checks(QUEUE_CHECKS, place, _AWAY, ResponseError, findings)
     except MasterNotFound as error:
         findings.append(fail("redis", error.said, error.fix))
     except (*_AWAY, RedisError) as error:
@@ -318,83 +193,14 @@ async def examine_redis(settings: Settings) -> Findings:
     return findings
 
 
-async def _run(checks: Checks, site: RedisSite, findings: Findings, address: str = "") -> None:
-    """Run the checks; what they find of one of several servers names it."""
+async def _check_server(site: RedisSite, address: str, findings: Findings) -> None:
+    """Run the checks of a server; what they find of one of several names it."""
     found: Findings = []
     try:
-        await run_checks(checks, site, _AWAY, ResponseError, found)
+        await run_checks(SERVER_CHECKS, site, _AWAY, ResponseError, found)
     finally:
         where = f"{address}: " if address else ""
         findings += [replace(finding, message=where + finding.message) for finding in found]
-
-
-async def _find_queues(queues: JobQueues) -> tuple[set[tuple[str, str]], bool]:
-    """Return the prefixes and names of all queues, and whether every key was looked at."""
-    looked = [await _find_on(master) for master in (await masters_of(queues)).values()]
-    return set().union(*(found for found, _ in looked)), all(whole for _, whole in looked)
-
-
-async def _find_on(client: Redis) -> tuple[set[tuple[str, str]], bool]:
-    found: set[tuple[str, str]] = set()
-    cursor = 0
-    for _ in range(_SCAN_STEPS):
-        cursor, keys = await client.scan(cursor, match="*:*:meta", count=_SCAN_STEP)
-        # Neither a prefix of ours nor the name of a queue has a colon.
-        parts = [str(key).split(":") for key in keys]
-        found |= {(prefix, queue) for prefix, queue, *rest in parts if len(rest) == 1}
-        if cursor == 0:
-            return found, True
-    return found, False
-
-
-async def _judge_foreign(site: RedisSite, names: Sequence[str]) -> Findings:
-    """Say which queues are not of the contract; one with jobs and no worker may be a slip."""
-    if not names:
-        return []
-    idle = [
-        name
-        for name in names
-        if await site.queues.depth(name) and not await _workers_on(site, name)
-    ]
-    ours = listed(site.queues.names.all())
-    findings = [ok("prefix", f"Other queues under the same prefix: {listed(names)}")]
-    if idle:
-        findings.append(
-            warn(
-                "prefix",
-                f"Jobs wait in queues that are not of the contract and have no worker: "
-                f"{listed(idle)}",
-                f"If a name is misspelled, the producer must use one of: {ours}",
-            )
-        )
-    return findings
-
-
-async def _workers_on(site: RedisSite, queue: str) -> list[str]:
-    """Return what kind each worker on a queue is of."""
-    prefix = site.queues.names.prefix_of(queue)
-    connections = await site.queues.client_of(queue).client_list()
-    kinds = (_worker(connection, prefix, queue) for connection in connections)
-    return [kind for kind in kinds if kind is not None]
-
-
-_PROCESS = re.compile(r".+-\d+")
-
-
-def _worker(client: Mapping[str, str], prefix: str, queue: str) -> str | None:
-    """Return what kind of worker on `queue` a connection belongs to, or None.
-
-    Redis 7.2 and newer know the library of a connection. Before, the name has to do: ours always
-    end in a process id, and Node's have a name only if they were given one.
-    """
-    base, _, name = client.get("name", "").partition(":w:")
-    if base == f"{prefix}:{queue}":
-        return "of the stock Python client"
-    if base != node_client_name(prefix, queue):
-        return None
-    library = client.get("lib-name") or ""
-    ours = library.startswith("redis-py") if library else bool(_PROCESS.fullmatch(name))
-    return "of orderflow" if ours else "of Node"
 
 
 def _mebibytes(size: int) -> str:

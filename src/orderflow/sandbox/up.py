@@ -22,15 +22,14 @@ from pathlib import Path
 
 import httpx
 import typer
-from honcho.environ import parse_procfile
 
 from orderflow.db.migrate import migrate
 from orderflow.errors import OrderflowError
 from orderflow.products import has_products, load_products, read_catalogue
 from orderflow.resources import open_resources
 from orderflow.sandbox.first_order import OrderStuck, Shop, follow_first_order
+from orderflow.sandbox.programs import ScaleError, read_programs, scale_programs
 from orderflow.sandbox.prometheus import own_prometheus, start_prometheus
-from orderflow.sandbox.scaling import ScaleError, scale_programs
 from orderflow.sandbox.servers import (
     ServerError,
     free_port,
@@ -66,7 +65,7 @@ def run_stack(data: Path, *, once: bool, monitoring: bool = False, scale: str = 
     started = time.monotonic()
     try:
         # Read first: what is wrong is told at once, and not after all else runs.
-        programs = scale_programs(parse_procfile(_procfile().read_text("utf-8")).processes, scale)
+        programs = scale_programs(read_programs(_procfile()), scale)
         with ExitStack() as stack:
             if monitoring:
                 own_prometheus()

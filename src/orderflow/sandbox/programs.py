@@ -1,16 +1,24 @@
-"""How many processes the programs of a Procfile have: `--scale payment=5,notification=3`."""
+"""The programs of a Procfile, and how many processes each has: `--scale payment=5,order=1`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
+#: A line of a Procfile: a program's name, and its command.
+_PROGRAM = re.compile(r"^([\w-]+):[ \t]*(.+)$", re.MULTILINE)
 #: As many as WEB_CONCURRENCY and --processes take.
 _MOST = 256
 
 
 class ScaleError(Exception):
     """The text of --scale is wrong; the message says where, and what would be right."""
+
+
+def read_programs(procfile: Path) -> dict[str, str]:
+    """Return the commands of a Procfile by the names of their programs."""
+    return dict(_PROGRAM.findall(procfile.read_text("utf-8")))
 
 
 def scale_programs(programs: Mapping[str, str], scale: str) -> dict[str, str]:

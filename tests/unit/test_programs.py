@@ -1,16 +1,26 @@
-"""`orderflow up --scale`: how many processes each program has."""
+"""What a Procfile names, and how many processes `orderflow up --scale` gives each."""
 
 from __future__ import annotations
 
 import pytest
 
-from orderflow.sandbox.scaling import ScaleError, scale_programs
+from orderflow.sandbox.programs import ScaleError, read_programs, scale_programs
 
 PROGRAMS = {
     "api": "python -m orderflow.api",
     "payment": "python -m orderflow.worker payment --concurrency 10",
     "exporter": "python -m orderflow.exporter",
 }
+
+
+def test_a_procfile_names_programs_and_may_say_more(tmp_path):
+    procfile = tmp_path / "Procfile"
+    procfile.write_text("# a shop\n\napi: python -m api\nmy-own_2:env A=b: run\nempty:\nlast: true")
+    assert read_programs(procfile) == {
+        "api": "python -m api",
+        "my-own_2": "env A=b: run",
+        "last": "true",
+    }
 
 
 def test_what_is_not_named_stays_as_it_is():

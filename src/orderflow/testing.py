@@ -14,7 +14,7 @@ from typing import Any
 from orderflow.bull.worker import Delivery
 from orderflow.processor import QueueWorker
 from orderflow.resources import Resources
-from orderflow.worker import load_worker
+from orderflow.worker_files import load_worker
 
 
 async def perform_job(

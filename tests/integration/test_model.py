@@ -88,7 +88,7 @@ from orderflow.resources import Resources, open_resources
 from orderflow.senders import Channel, Message
 from orderflow.settings import Settings
 from orderflow.shipping import deliver_order, ship_order
-from orderflow.worker import load_worker
+from orderflow.worker_files import load_worker
 
 STOCK = 12
 #: A run that comes to rest needs a few of these; one that never does is a fault.

@@ -18,7 +18,7 @@ from orderflow.errors import OrderflowError
 from orderflow.processor import QueueWorker
 from orderflow.resources import Resources, open_resources
 from orderflow.settings import Settings
-from orderflow.worker import load_worker
+from orderflow.worker_files import load_worker
 
 JOBS = {
     "payment": ["process-payment", "refund"],

@@ -294,7 +294,7 @@ def test_the_checkout_step_as_it_is_written(
 
 OWN_ORDER_WORKER = """
 from orderflow.contract import Payload
-from orderflow.worker import shipped_worker
+from orderflow.worker_files import shipped_worker
 
 worker = shipped_worker("order")
 

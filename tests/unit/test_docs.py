@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from orderflow import cli, worker
 from orderflow.settings import Settings
+from orderflow.worker_files import worker_files
 
 #: What is no setting: OpenTelemetry's, Redis' and PM2's own, where pictures are drawn anew, and
 #: which program the sandbox starts as Redis.
@@ -95,7 +96,7 @@ def python_faults(words: list[str]) -> Iterator[str]:
     if not known and module not in sys.stdlib_module_names:
         yield fault(f"module {module}")
     elif module == "orderflow.worker":
-        if not PLACEHOLDER.fullmatch(options[0]) and options[0] not in worker.worker_files():
+        if not PLACEHOLDER.fullmatch(options[0]) and options[0] not in worker_files():
             yield fault(f"worker {options[0]}")
         yield from cli_faults(options, worker_app)
 

@@ -46,7 +46,8 @@ from orderflow.processes import run_processes
 from orderflow.resources import Outside, Resources, open_resources
 from orderflow.senders import Channel, Message
 from orderflow.settings import Settings, load_settings
-from orderflow.worker import serve, shipped_worker
+from orderflow.worker import serve
+from orderflow.worker_files import shipped_worker
 
 log = structlog.get_logger(__name__)
 

@@ -33,7 +33,8 @@ from orderflow.logs import configure_logs
 from orderflow.resources import Resources, open_resources
 from orderflow.senders import Message, Sender
 from orderflow.settings import Settings, load_settings
-from orderflow.worker import load_worker, serve
+from orderflow.worker import serve
+from orderflow.worker_files import load_worker
 
 #: A token that kills whoever charges it.
 POISON = "tok_poison"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orderflow.errors import UnknownWorker
-from orderflow.worker import shipped_worker, worker_files
+from orderflow.worker_files import shipped_worker, worker_files
 
 SHIPPED = ["notification", "order", "payment"]
 

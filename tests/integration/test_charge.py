@@ -10,13 +10,13 @@ import asyncpg
 import httpx
 import pytest
 from bullmq import UnrecoverableError
+from tests.integration.life import order_of
 
 from orderflow.bull.states import JobState
 from orderflow.checkout import Receipt
 from orderflow.contract import order_confirmation_job, payment_failed_job
 from orderflow.errors import GatewayUnavailable
 from orderflow.gateways.sandbox import SandboxGateway
-from orderflow.orders import Order
 from orderflow.resources import Resources
 from orderflow.testing import perform_job
 
@@ -31,12 +31,6 @@ def job_data(receipt: Receipt, **changes: Any) -> dict[str, Any]:
 
 async def charge(resources: Resources, data: dict[str, Any]) -> dict[str, Any]:
     return await perform_job("payment", "process-payment", data, resources)
-
-
-async def order_of(resources: Resources, receipt: Receipt) -> Order:
-    row = await resources.db.fetchrow("find_order", receipt.order_id)
-    assert row is not None
-    return Order.from_row(row)
 
 
 async def stock_of(sql: asyncpg.Connection, sku: str) -> int:

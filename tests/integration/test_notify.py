@@ -41,27 +41,6 @@ async def confirm(resources: Resources, order_id: object, **data: object) -> dic
     )
 
 
-@pytest.fixture
-async def paid(resources, place):
-    """An order that is paid, with an address that mail reaches."""
-
-    async def paid(**changes):
-        receipt = await place(**changes)
-        await perform_job(
-            "payment",
-            "process-payment",
-            {
-                "paymentId": str(receipt.payment_id),
-                "orderId": str(receipt.order_id),
-                "paymentData": {"method": "card", "amount": str(receipt.total)},
-            },
-            resources,
-        )
-        return receipt
-
-    return paid
-
-
 async def test_a_confirmation_is_mailed_as_text_and_html(resources, paid, mail_server, sql):
     receipt = await paid(
         items=[{"sku": "tea-assam", "quantity": 2}, {"sku": "gift-card", "quantity": 1}],

@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 from tests.conftest import process_environment, start_program, wait_until
 from tests.integration.conftest import PlaceOrder
+from tests.integration.life import charge
 from tests.integration.working import ADA, until
 
 from orderflow.contract import QueueName
@@ -28,27 +29,12 @@ def stores(resources: Resources) -> dict[str, Any]:
     return {"db": resources.db, "queues": resources.queues}
 
 
-async def charge(resources: Resources, receipt: Any) -> str:
-    """Charge the order, and return its transaction."""
-    result = await perform_job(
-        "payment",
-        "process-payment",
-        {
-            "paymentId": str(receipt.payment_id),
-            "orderId": str(receipt.order_id),
-            "paymentData": {"method": "card", "amount": str(receipt.total)},
-        },
-        resources,
-    )
-    return str(result["transactionId"])
-
-
 async def test_an_order_is_found_by_every_id_of_it(
     resources: Resources, place: PlaceOrder, stores: Any
 ) -> None:
     receipt = await place(contact={"email": "Grace@Shop.Example"})
     other = await place()
-    transaction = await charge(resources, receipt)
+    transaction = (await charge(resources, receipt))["transactionId"]
     order, payment = str(receipt.order_id), str(receipt.payment_id)
 
     for text, found_by in {

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 from bullmq import UnrecoverableError
+from tests.integration import life
 from tests.integration.stripe_server import (
     API_KEY,
     CAREFUL,
@@ -42,7 +43,6 @@ from orderflow.gateways.stripe import StripeGateway, open_gateway
 from orderflow.reconcile import Counts, Rules, run_once
 from orderflow.resources import Resources
 from orderflow.settings import Settings
-from orderflow.testing import perform_job
 
 #: Stripe's client hands httpx its forms in a way that httpx means to give up.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -466,15 +466,6 @@ def settings(settings: Settings, stripe: Stripe) -> Settings:
     return at_stripe(settings, stripe)
 
 
-async def process(resources: Resources, receipt: Any) -> dict[str, Any]:
-    data = {
-        "paymentId": str(receipt.payment_id),
-        "orderId": str(receipt.order_id),
-        "paymentData": {"method": "card", "amount": str(receipt.total)},
-    }
-    return await perform_job("payment", "process-payment", data, resources)
-
-
 async def reconcile(resources: Resources, rules: Rules) -> Counts:
     return await run_once(
         db=resources.db,
@@ -499,7 +490,7 @@ async def let_it_rest(sql: Any) -> None:
 
 async def test_an_order_is_paid_by_stripe(resources, place, stripe, sql):
     receipt = await place(paymentToken=VISA)
-    result = await process(resources, receipt)
+    result = await life.charge(resources, receipt)
     [intent] = stripe.intents(receipt.payment_id)
     assert result == {"success": True, "transactionId": intent["id"]}
     assert await status(sql) == ("confirmed", "completed", None)
@@ -507,7 +498,7 @@ async def test_an_order_is_paid_by_stripe(resources, place, stripe, sql):
 
 async def test_a_job_that_has_to_wait_ends_and_leaves_its_order_open(resources, place, stripe, sql):
     receipt = await place(paymentToken=stripe.card(CAREFUL))
-    result = await process(resources, receipt)
+    result = await life.charge(resources, receipt)
     [intent] = stripe.intents(receipt.payment_id)
     waits = {"success": False, "transactionId": intent["id"], "reason": "requires_action"}
     assert result == waits
@@ -519,7 +510,7 @@ async def test_a_job_that_has_to_wait_ends_and_leaves_its_order_open(resources, 
     assert await resources.queues.states(told) == [JobState.MISSING] * 2
 
     asked = len(stripe.asked)
-    assert await process(resources, receipt) == waits, "a second delivery"
+    assert await life.charge(resources, receipt) == waits, "a second delivery"
     assert await reconcile(resources, Rules()) == Counts(unsettled=1), "nor is its job put back"
     assert len(stripe.asked) == asked
 
@@ -529,7 +520,7 @@ async def test_where_an_event_was_lost_the_reconciler_asks_in_time(
     resources, place, stripe, sql, success, order
 ):
     receipt = await place(paymentToken=stripe.card(CAREFUL))
-    await process(resources, receipt)
+    await life.charge(resources, receipt)
     await let_it_rest(sql)
     assert await reconcile(resources, Rules()) == Counts(unsettled=1), "nothing is new"
     [intent] = stripe.intents(receipt.payment_id)
@@ -545,7 +536,7 @@ async def test_an_order_that_nobody_pays_is_called_off_at_stripe_before_it_is_ca
     resources, place, stripe, sql
 ):
     receipt = await place(paymentToken=stripe.card(CAREFUL))
-    await process(resources, receipt)
+    await life.charge(resources, receipt)
     await sql.execute("UPDATE orders SET created_at = now() - interval '2 h'")
     rules = Rules(order_ttl=timedelta(hours=1))
     await let_it_rest(sql)
@@ -567,4 +558,4 @@ async def test_what_stripe_refuses_fails_at_once(resources, place, stripe):
     refusal = error("invalid_request_error", "parameter_invalid_string", "currency")
     stripe.faults.append(Fault("/payment_intents", 400, refusal))
     with pytest.raises(UnrecoverableError, match="parameter_invalid_string"):
-        await process(resources, receipt)
+        await life.charge(resources, receipt)

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from bullmq import UnrecoverableError
 from tests.conftest import SECRET, process_environment, start_program, wait_until
+from tests.integration.life import charge
 from tests.integration.stripe_server import (
     API_KEY,
     CAREFUL,
@@ -60,12 +61,7 @@ async def api(settings: Settings, resources: Resources) -> AsyncIterator[httpx.A
 async def waiting(resources: Resources, place: Any, stripe: Stripe) -> Any:
     """The receipt of an order whose customer has to act."""
     receipt = await place(paymentToken=stripe.card(CAREFUL))
-    data = {
-        "paymentId": str(receipt.payment_id),
-        "orderId": str(receipt.order_id),
-        "paymentData": {"method": "card", "amount": str(receipt.total)},
-    }
-    result = await perform_job("payment", "process-payment", data, resources)
+    result = await charge(resources, receipt)
     assert result["reason"] == "requires_action"
     return receipt
 

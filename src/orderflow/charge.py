@@ -134,8 +134,9 @@ async def _settle(payment: Payment, db: Database, gateway: Gateway) -> Payment:
         if await _keep_waiting(payment, reply, db):
             waits = PaymentStatus.REQUIRES_ACTION
             return replace(payment, status=waits, transaction_id=reply.transaction_id)
-    elif await write_outcome(payment.id, reply, db):
-        count_outcome(reply, payment.method, payment.amount, payment.currency)
+    elif await write_outcome(
+        payment.id, reply, payment.method, payment.amount, payment.currency, db=db
+    ):
         return _settled(payment, reply)
     # Whoever wrote first decided: another worker, the reconciler, or an event of the gateway.
     row = await db.fetchrow("find_payment", payment.id)
@@ -193,18 +194,27 @@ async def settle_payment(
     False if the payment had an outcome already. Money that it has no use for is written down as a
     stray charge.
     """
-    written = await write_outcome(payment.id, outcome, db)
+    written = await write_outcome(
+        payment.id, outcome, payment.method, payment.amount, payment.currency, db=db
+    )
     if written:
         queues.changes.tell(payment.order_id)
-        count_outcome(outcome, payment.method, payment.amount, payment.currency)
         await _offer_notification(_settled(payment, outcome), queues)
     return written
 
 
-async def write_outcome(payment_id: UUID, outcome: Outcome | None, db: Database) -> bool:
+async def write_outcome(
+    payment_id: UUID,
+    outcome: Outcome | None,
+    method: str,
+    amount: Decimal,
+    currency: str,
+    *,
+    db: Database,
+) -> bool:
     """Write what came of a payment, and with it its order; False if it had an outcome already.
 
-    None is cash: paid without a charge.
+    None is cash: paid without a charge. What is written is counted.
     """
     if isinstance(outcome, Declined):
         written = await db.batch("settle_declined", payment_id, outcome.reason, same=_MAY_FAIL)
@@ -218,12 +228,13 @@ async def write_outcome(payment_id: UUID, outcome: Outcome | None, db: Database)
         payment_row=str(payment_id),
         outcome="declined" if isinstance(outcome, Declined) else "paid",
     )
-    return written is not None
+    if written is None:
+        return False
+    count_outcome(outcome, method, amount, currency)
+    return True
 
 
-def count_outcome(
-    outcome: Outcome | None, method: PaymentMethod, amount: Decimal, currency: str
-) -> None:
+def count_outcome(outcome: Outcome | None, method: str, amount: Decimal, currency: str) -> None:
     """Count a payment whose outcome was written, and what became of its order."""
     if isinstance(outcome, Declined):
         PAYMENTS["declined", method] += 1

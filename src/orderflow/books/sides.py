@@ -14,7 +14,7 @@ from orderflow.books.differences import (
     of_theirs,
     written,
 )
-from orderflow.charge import count_outcome, record_if_stray, write_outcome
+from orderflow.charge import record_if_stray, write_outcome
 from orderflow.contract import PaymentMethod, gateway_key, row_id
 from orderflow.db import Database
 from orderflow.gateways import Approved, Charge, Entry, EntryKind, Gateway, Refund, Refunded
@@ -94,9 +94,10 @@ class Charges(_Side):
         return of_theirs(entry, kind, row["id"], repair="recorded as a stray charge")
 
     async def _write(self, entry: Entry, row: Row) -> Difference:
-        outcome = Approved(entry.id)
-        if await write_outcome(row["id"], outcome, self._db):
-            count_outcome(outcome, PaymentMethod(row["method"]), entry.amount, entry.currency)
+        paid = Approved(entry.id)
+        await write_outcome(
+            row["id"], paid, row["method"], entry.amount, entry.currency, db=self._db
+        )
         return written(entry, row["id"], row["amount"])
 
     async def ours(

@@ -12,8 +12,8 @@ import structlog
 
 from orderflow.bull.queues import JobQueues
 from orderflow.bull.states import JobState
-from orderflow.charge import count_outcome, expire_payment, write_outcome
-from orderflow.contract import PaymentMethod, QueueName
+from orderflow.charge import expire_payment, write_outcome
+from orderflow.contract import QueueName
 from orderflow.db import Database
 from orderflow.errors import DatabaseRefused
 from orderflow.gateway_events import put_back_events
@@ -244,11 +244,17 @@ class _Run:
                 counts.jobs_retried += retried
                 return retried
             case Action.WRITE if isinstance(case.word, Approved | Declined):
-                written = await write_outcome(row["payment_id"], case.word, self._db)
+                # Whoever charged elsewhere tells the customer, or else the next run sees to it.
+                written = await write_outcome(
+                    row["payment_id"],
+                    case.word,
+                    row["method"],
+                    row["amount"],
+                    row["currency"],
+                    db=self._db,
+                )
                 if written:
                     self._queues.changes.tell(row["id"])
-                    method = PaymentMethod(row["method"])
-                    count_outcome(case.word, method, row["amount"], row["currency"])
                 counts.results_taken += written
                 return written
             case Action.MARK_TOLD:

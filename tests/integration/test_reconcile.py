@@ -71,22 +71,26 @@ async def test_a_payment_that_lost_its_job_gets_one(resources, place, redis):
 
 
 @pytest.mark.parametrize(
-    ("status", "job_of"),
+    ("status", "reason", "job_of"),
     [
-        ("confirmed", lambda order_id: order_confirmation_job(order_id, "user-1")),
-        ("cancelled", lambda order_id: payment_failed_job(order_id, "user-1", "card_declined")),
+        ("confirmed", None, lambda order_id: order_confirmation_job(order_id, "user-1")),
+        ("cancelled", "no", lambda order_id: payment_failed_job(order_id, "user-1", "no")),
+        ("cancelled", None, lambda order_id: payment_failed_job(order_id, "user-1", "cancelled")),
     ],
 )
 async def test_an_ended_order_that_nobody_was_told_of_gets_its_notification(
-    resources, place, redis, sql, status, job_of
+    resources, place, redis, sql, status, reason, job_of
 ):
     receipt = await place()
     await lose_all_jobs(redis, resources)
     await sql.execute("UPDATE orders SET status = $1", status)
-    await sql.execute("UPDATE payments SET decline_reason = 'card_declined'")
+    await sql.execute("UPDATE payments SET decline_reason = $1", reason)
 
     assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
-    assert await resources.queues.states([job_of(str(receipt.order_id))]) == [JobState.LIVE]
+    wanted = job_of(str(receipt.order_id))
+    assert await resources.queues.states([wanted]) == [JobState.LIVE]
+    job = await resources.queues.queue(wanted.queue).getJob(wanted.job_id)
+    assert (job.name, job.data) == (wanted.name, wanted.data)
 
 
 async def test_an_order_whose_customer_was_told_is_left_alone(resources, place, redis, sql):
@@ -158,14 +162,15 @@ async def complete_in_node(redis: Redis, resources: Resources, job, result: str)
 
 
 @pytest.mark.parametrize(
-    ("result", "order", "payment", "transaction"),
+    ("result", "order", "payment"),
     [
-        ('{"success":true,"transactionId":"ch_node"}', "confirmed", "completed", "ch_node"),
-        ('{"success":false,"transactionId":null,"reason":"no"}', "cancelled", "failed", None),
+        ('{"success":true,"transactionId":"ch_1"}', "confirmed", ("completed", "ch_1", None)),
+        ('{"success":false,"reason":"no"}', "cancelled", ("failed", None, "no")),
+        ('{"success":false,"reason":null}', "cancelled", ("failed", None, "declined")),
     ],
 )
 async def test_a_payment_that_node_took_is_written_down_and_not_taken_again(
-    resources, place, redis, sql, result, order, payment, transaction
+    resources, place, redis, sql, result, order, payment
 ):
     receipt = await place()
     await complete_in_node(redis, resources, payment_job_of(receipt), result)
@@ -173,8 +178,8 @@ async def test_a_payment_that_node_took_is_written_down_and_not_taken_again(
     assert await run(resources) == reconcile.Counts(unsettled=1, results_taken=1)
 
     assert await sql.fetchval("SELECT status FROM orders") == order
-    row = await sql.fetchrow("SELECT status, transaction_id FROM payments")
-    assert tuple(row) == (payment, transaction)
+    row = await sql.fetchrow("SELECT status, transaction_id, decline_reason FROM payments")
+    assert tuple(row) == payment
     # And the next run sees to it that the customer is told.
     assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
 
@@ -200,7 +205,13 @@ async def test_what_only_the_gateway_can_tell_waits_for_it(resources, place, red
         assert await run(alone) == reconcile.Counts(unsettled=1, put_off=1)
 
 
-@pytest.mark.parametrize("result", ["null", '{"success":true}', "[]", '"ok"'])
+@pytest.mark.parametrize(
+    "result",
+    [
+        *("null", "[]", '"ok"', '{"success":true}', '{"success":true,"transactionId":""}'),
+        '{"success":false,"transactionId":"pi_1","reason":"requires_action"}',
+    ],
+)
 async def test_a_result_that_says_nothing_is_asked_for_again(resources, place, redis, result):
     receipt = await place()
     await complete_in_node(redis, resources, payment_job_of(receipt), result)
@@ -220,8 +231,9 @@ async def test_a_customer_whom_node_told_is_not_told_again(resources, place, red
 
 
 async def test_jobs_are_fed_in_as_the_queue_has_room_the_oldest_first(
-    settings, resources, place, redis
+    settings, resources, place, redis, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 3)
     receipts = [await place() for _ in range(10)]
     await lose_all_jobs(redis, resources)
     taken: list[str] = []
@@ -313,3 +325,17 @@ async def test_a_run_does_not_wait_for_room_for_ever(
     monkeypatch.setattr("orderflow.reconcile.run.WAIT_FOR_ROOM_AT_MOST_S", 0.2)
     async with open_resources(settings.model_copy(update={"queue_depth_limit": 2})) as shallow:
         assert await run(shallow) == reconcile.Counts(unsettled=5, jobs_added=2)
+
+
+async def test_a_run_ends_in_time_and_the_next_one_begins_with_the_oldest(
+    resources, place, redis, monkeypatch: pytest.MonkeyPatch
+):
+    receipts = [await place() for _ in range(3)]
+    await lose_all_jobs(redis, resources)
+    monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 1)
+    with monkeypatch.context() as hurry:
+        hurry.setattr("orderflow.reconcile.run.RUN_AT_MOST_S", 0)
+        assert await run(resources) == reconcile.Counts(unsettled=1)
+    assert await run(resources) == reconcile.Counts(unsettled=3, jobs_added=3)
+    jobs = [payment_job_of(receipt) for receipt in receipts]
+    assert await resources.queues.states(jobs) == [JobState.LIVE] * 3

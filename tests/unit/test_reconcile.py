@@ -11,12 +11,14 @@ from orderflow.bull.states import JobState
 from orderflow.gateways import ActionRequired, Approved, Declined
 from orderflow.reconcile.decide import (
     Action,
+    Decision,
     NoWord,
     Rules,
     can_be_charged,
     decide,
     needs_word,
 )
+from orderflow.reconcile.plan import Planned
 from orderflow.settings import Settings
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -206,3 +208,23 @@ def test_the_rules_come_from_the_settings():
         gateway_timeout_ms=10_000,
     )
     assert Rules.from_settings(settings) == Rules(MINUTE, MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "told"),
+    [
+        *((0.9, "0 s"), (119.9, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h")),
+        *((172_799, "47 h"), (172_800, "2 d"), (8_639_999, "99 d")),
+    ],
+)
+def test_what_is_planned_is_told_in_one_line(age_s, told):
+    planned = Planned(
+        order_id="42",
+        age=timedelta(seconds=age_s),
+        status="processing",
+        payment_status="pending",
+        job_state=JobState.MISSING,
+        decision=Decision(Action.ADD, "its job is gone"),
+    )
+    line = f"42  {told:>8}  processing  pending     missing    add job        its job is gone"
+    assert str(planned) == line

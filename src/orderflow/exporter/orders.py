@@ -38,7 +38,9 @@ class OrderMetrics:
 
     async def collect(self) -> list[Metric]:
         """Return the metrics of this moment, or `orderflow_postgres_up` alone, as 0."""
-        up = GaugeMetricFamily("orderflow_postgres_up", "Whether PostgreSQL answered.")
+        up = GaugeMetricFamily(
+            "orderflow_postgres_up", "Whether PostgreSQL answered when it was asked last."
+        )
         try:
             oldest, found, differences, webhooks = await asyncio.gather(
                 self._db.fetchrow("oldest_unsettled"),
@@ -53,7 +55,7 @@ class OrderMetrics:
         up.add_metric([], 1)
         age = GaugeMetricFamily(
             "orderflow_orders_oldest_unsettled_seconds",
-            "Age of the oldest order whose customer is not yet told how it ended.",
+            "Age of the oldest order whose customer is not yet told how it ended, 0 if none is.",
         )
         age.add_metric([], oldest["age_s"] if oldest is not None else 0)
         violations = GaugeMetricFamily(

@@ -201,7 +201,8 @@ def _queue_metrics(seen: Mapping[str, _Queue]) -> list[Metric]:
         "priority",
     )
     overdue = _gauge(
-        "orderflow_queue_delayed_overdue_seconds", "How long ago the first delayed job was due."
+        "orderflow_queue_delayed_overdue_seconds",
+        "How long ago the first delayed job was due, 0 if none is overdue.",
     )
     for name, queue in seen.items():
         for state, jobs in queue.counts.items():
@@ -252,7 +253,7 @@ async def _breakers(queues: JobQueues) -> Sequence[Metric]:
     told = await asyncio.gather(*(queues.told_of_outage(breaker) for breaker in _BREAKERS))
     breakers = GaugeMetricFamily(
         "orderflow_breaker_open",
-        "Whether a process leaves this alone because it failed.",
+        "Whether this is left alone because it failed.",
         labels=["breaker"],
     )
     for breaker, outage in zip(_BREAKERS, told, strict=True):

@@ -24,7 +24,9 @@ async def server_metrics(queues: JobQueues) -> list[Metric]:
         zip(masters, await asyncio.gather(*(_info(m) for m in masters.values())), strict=True)
     )
     labels = [] if "" in masters else ["server"]
-    version = GaugeMetricFamily("orderflow_redis_info", "The server.", labels=["version", *labels])
+    version = GaugeMetricFamily(
+        "orderflow_redis_info", "The version of Redis.", labels=["version", *labels]
+    )
     gauges = {
         name: GaugeMetricFamily(name, help_text, labels=labels)
         for name, (help_text, _, _) in _GAUGES.items()
@@ -58,7 +60,11 @@ async def _section(redis: Redis, section: str) -> Mapping[str, Any]:
 #: What each gauge says, the field of INFO it is read from, and how.
 _GAUGES: Mapping[str, tuple[str, str, Callable[[Any], float]]] = {
     "orderflow_redis_memory_used_bytes": ("Memory that Redis uses.", "used_memory", float),
-    "orderflow_redis_memory_max_bytes": ("Its maxmemory; 0: no limit.", "maxmemory", float),
+    "orderflow_redis_memory_max_bytes": (
+        "Memory that Redis may use (maxmemory), 0 if there is no limit.",
+        "maxmemory",
+        float,
+    ),
     "orderflow_redis_eviction_policy_wrong": (
         "Whether Redis may drop jobs: maxmemory-policy is not noeviction.",
         "maxmemory_policy",

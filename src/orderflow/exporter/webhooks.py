@@ -30,7 +30,7 @@ def webhook_metrics(rows: Sequence[Row]) -> list[Metric]:
     )
     oldest = GaugeMetricFamily(
         "orderflow_webhooks_oldest_waiting_seconds",
-        "How long ago that was which the oldest of these tells of.",
+        "How long ago that was which the oldest waiting webhook tells of, 0 if there is none.",
     )
     waiting.add_metric([], sum(row["waiting"] for row in rows))
     oldest.add_metric([], max((row["oldest_s"] for row in rows), default=0))

@@ -24,7 +24,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 # Jobs
 JOB_WAIT: Final = Histogram(
     "orderflow_job_wait_seconds",
-    "From when a job was added, or its delay was over, to its first attempt.",
+    "How long from when a job was added, or its delay was over, to its first attempt.",
     _LONG_S,
     ["queue"],
 )
@@ -32,13 +32,17 @@ JOB_RUN: Final = Histogram(
     "orderflow_job_run_seconds", "How long the handler of an attempt ran.", _SHORT_S, ["queue"]
 )
 JOB_ATTEMPTS: Final = Counter(
-    "orderflow_job_attempts_total", "Attempts by how they ended.", ["queue", "outcome"]
+    "orderflow_job_attempts_total", "Attempts of jobs, by how they ended.", ["queue", "outcome"]
 )
 JOB_RETRIES: Final = Counter(
-    "orderflow_job_retries_total", "Attempts that failed and are tried again.", ["queue", "reason"]
+    "orderflow_job_retries_total",
+    "Attempts that failed and are tried again, by the name of their error.",
+    ["queue", "reason"],
 )
 JOB_FAILURES: Final = Counter(
-    "orderflow_job_failures_total", "Jobs that failed for good.", ["queue", "reason"]
+    "orderflow_job_failures_total",
+    "Jobs that failed for good, by the name of their error.",
+    ["queue", "reason"],
 )
 JOB_STALLS: Final = Counter(
     "orderflow_job_stalls_total", "Jobs found left by a worker that seemed dead.", ["queue"]
@@ -59,15 +63,15 @@ JOB_OFFERS: Final = Counter(
 )
 
 # Orders and money
-ORDERS: Final = Counter("orderflow_orders_total", "Orders by what became of them.", ["outcome"])
+ORDERS: Final = Counter("orderflow_orders_total", "Orders, by what became of them.", ["outcome"])
 ORDER_SECONDS: Final = Histogram(
     "orderflow_order_seconds",
-    "From the checkout until the customer was told how it ended.",
+    "How long from the checkout until the customer was told how it ended.",
     _LONG_S,
     ["outcome"],
 )
 PAYMENTS: Final = Counter(
-    "orderflow_payments_total", "Payments that got their outcome.", ["outcome", "method"]
+    "orderflow_payments_total", "Payments that got their outcome, by which.", ["outcome", "method"]
 )
 MONEY: Final = Counter(
     "orderflow_money_total", "Money, in units of its currency.", ["kind", "currency"]
@@ -81,16 +85,21 @@ ORDER_EVENTS: Final = Counter(
     ["event"],
 )
 REFUNDS: Final = Counter(
-    "orderflow_refunds_total", "Refunds that got their outcome.", ["outcome", "cause"]
+    "orderflow_refunds_total",
+    "Refunds that got their outcome, by which and why.",
+    ["outcome", "cause"],
 )
 GATEWAY_SECONDS: Final = Histogram(
     "orderflow_gateway_seconds",
-    "Calls of the payment gateway.",
+    "How long calls of the gateway took.",
     _SHORT_S,
     ["gateway", "call", "outcome"],
 )
 SENDER_SECONDS: Final = Histogram(
-    "orderflow_sender_seconds", "Handing over one message.", _SHORT_S, ["channel", "outcome"]
+    "orderflow_sender_seconds",
+    "How long it took to hand over one message.",
+    _SHORT_S,
+    ["channel", "outcome"],
 )
 BREAKER_OPEN: Final = Reading(
     "orderflow_breaker_open", "Whether this is left alone because it failed.", ["breaker"]
@@ -104,23 +113,28 @@ BREAKER_CHANGES: Final = Reading(
 
 # The reconciler
 RECONCILER_RUNS: Final = Counter(
-    "orderflow_reconciler_runs_total", "Runs by how they ended.", ["outcome"]
+    "orderflow_reconciler_runs_total", "Runs of the reconciler, by how they ended.", ["outcome"]
 )
 RECONCILER_ACTIONS: Final = Counter(
-    "orderflow_reconciler_actions_total", "What runs did.", ["action"]
+    "orderflow_reconciler_actions_total", "What runs of the reconciler did.", ["action"]
 )
 RECONCILER_RUN: Final = Histogram(
-    "orderflow_reconciler_run_seconds", "How long runs took that were not skipped.", _LONG_S
+    "orderflow_reconciler_run_seconds",
+    "How long runs of the reconciler took that were not skipped.",
+    _LONG_S,
 )
 RECONCILER_LAST_RUN: Final = Gauge(
-    "orderflow_reconciler_last_run_timestamp_seconds", "When the last run ended that was done."
+    "orderflow_reconciler_last_run_timestamp_seconds",
+    "When the last run of the reconciler ended that was done, 0 if none was yet.",
 )
 RECONCILER_UNSETTLED: Final = Gauge(
-    "orderflow_reconciler_unsettled_orders", "Orders that the last run looked at."
+    "orderflow_reconciler_unsettled_orders", "Orders that the last run of the reconciler looked at."
 )
 
 WEBHOOK_ATTEMPTS: Final = Counter(
-    "orderflow_webhook_attempts_total", "Attempts to deliver a webhook by their end.", ["outcome"]
+    "orderflow_webhook_attempts_total",
+    "Attempts to deliver a webhook, by how they ended.",
+    ["outcome"],
 )
 
 BOOKS_LAST_RUN: Final = Gauge(
@@ -131,13 +145,13 @@ BOOKS_LAST_RUN: Final = Gauge(
 # What they stand on
 HTTP_REQUEST: Final = Histogram(
     "orderflow_http_request_seconds",
-    "Requests, from their head to the end of their answer.",
+    "How long requests took, from their head to the end of their answer.",
     _SHORT_S,
     ["route", "method", "status"],
 )
 HTTP_CONNECTIONS_REFUSED: Final = Counter(
     "orderflow_http_connections_refused_total",
-    "Connections ended before a request reached the app.",
+    "Connections ended before a request reached the app, by why.",
     ["reason"],
 )
 ORDER_STREAMS: Final = Reading("orderflow_order_streams", "Open streams of orders.")
@@ -149,10 +163,15 @@ BATCH_SIZE: Final = Histogram(
     "orderflow_batch_size", "Calls that shared one statement.", _SIZES, ["statement"]
 )
 POOL_SIZE: Final = Reading("orderflow_postgres_pool_size", "Open connections to PostgreSQL.")
-POOL_MAX: Final = Reading("orderflow_postgres_pool_max", "Connections that there may be.")
-POOL_IDLE: Final = Reading("orderflow_postgres_pool_idle", "Connections that nobody uses.")
+POOL_MAX: Final = Reading(
+    "orderflow_postgres_pool_max", "Connections to PostgreSQL that there may be."
+)
+POOL_IDLE: Final = Reading(
+    "orderflow_postgres_pool_idle", "Open connections to PostgreSQL that nobody uses."
+)
 POOL_WAITING: Final = Reading(
-    "orderflow_postgres_pool_waiting", "Statements that wait for a connection."
+    "orderflow_postgres_pool_waiting",
+    "Statements and transactions that wait for a connection to PostgreSQL.",
 )
 READS: Final = Counter(
     "orderflow_postgres_reads_total",
@@ -169,7 +188,9 @@ PIPELINE_DEPTH: Final = Reading(
 PIPELINE_COMMANDS: Final = Histogram(
     "orderflow_redis_pipeline_commands", "Commands to Redis that were sent together.", _SIZES
 )
-BUILD: Final = Gauge("orderflow_build_info", "The release.", ["version", "python"])
+BUILD: Final = Gauge(
+    "orderflow_build_info", "The versions of orderflow and of Python.", ["version", "python"]
+)
 BUILD[__version__, platform.python_version()] = 1
 
 _INSTRUMENTS = tuple(

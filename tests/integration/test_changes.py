@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -13,6 +14,9 @@ from redis.exceptions import RedisError
 from orderflow.bull import changes
 from orderflow.bull.changes import ChangesListener
 from orderflow.bull.queues import open_queues
+from orderflow.contract import PaymentMethod
+from orderflow.gateways import Charge
+from orderflow.reconcile import Counts, Rules, run_once
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port
 from orderflow.settings import Settings
@@ -121,3 +125,21 @@ async def test_what_is_said_last_is_said(settings: Settings, listener: ChangesLi
     async with open_queues(settings) as queues:
         queues.changes.tell(order_id)
     await heard(listener, {str(order_id)})
+
+
+async def test_what_the_reconciler_writes_is_told(resources: Resources, place, sql, listener):
+    paid, expired = await place(), await place()
+    await resources.gateway.charge(
+        Charge(str(paid.payment_id), paid.total, "EUR", PaymentMethod.CARD, None)
+    )
+    await sql.execute("UPDATE orders SET created_at = now() - interval '2 h'")
+    await listener.heard(1.0)
+    counts = await run_once(
+        db=resources.db,
+        queues=resources.queues,
+        gateway=resources.gateway,
+        grace_ms=0,
+        rules=Rules(order_ttl=timedelta(hours=1)),
+    )
+    assert counts == Counts(unsettled=2, results_taken=1, orders_expired=1)
+    await heard(listener, {str(paid.order_id), str(expired.order_id)})

@@ -14,9 +14,10 @@ from redis.exceptions import RedisError
 from orderflow import metrics
 from orderflow.bull.queues import JobQueues, open_queues
 from orderflow.charge import charge_payment
-from orderflow.contract import JobName, NewJob, PaymentJob, payment_job
+from orderflow.contract import JobName, NewJob, PaymentJob, PaymentMethod, payment_job
 from orderflow.db import open_database
 from orderflow.errors import DatabaseUnavailable
+from orderflow.gateways import Charge
 from orderflow.metrics.instruments import Counter, Reading
 from orderflow.notify import notify_customer
 from orderflow.reconcile import Rules, run_once
@@ -137,18 +138,25 @@ async def test_how_long_a_customer_waits_to_be_told(resources, place, sql):
     assert count("3600.0") == 1
 
 
+def runs_measured() -> float:
+    samples = metrics.RECONCILER_RUN.collect().samples
+    return sum(sample.value for sample in samples if sample.name.endswith("_count"))
+
+
 async def test_what_the_reconciler_did(resources, place, redis, sql, risen):
     await place()
     for key in redis.scan_iter(match=f"{resources.settings.queue_prefix}:*"):
         redis.delete(key)
     await place()
     assert metrics.RECONCILER_LAST_RUN[()] >= 0
+    before = runs_measured()
     await reconcile(resources)
     assert risen(metrics.RECONCILER_RUNS) == {("done",): 1}
     assert risen(metrics.RECONCILER_ACTIONS) == {("jobs_added",): 1}
     assert metrics.RECONCILER_UNSETTLED[()] == 2
     ended = metrics.RECONCILER_LAST_RUN[()]
     assert ended > 0
+    assert runs_measured() == before + 1
 
     await sql.execute("UPDATE orders SET created_at = now() - interval '2 h'")
     await reconcile(resources)
@@ -156,6 +164,24 @@ async def test_what_the_reconciler_did(resources, place, redis, sql, risen):
     assert risen(metrics.ORDERS) == {("placed",): 2, ("expired",): 2}
     assert risen(metrics.PAYMENTS) == {("expired", "card"): 2}
     assert metrics.RECONCILER_LAST_RUN[()] > ended
+
+
+async def test_an_outcome_that_the_reconciler_wrote(resources, place, sql, risen):
+    receipt = await place()
+    await resources.gateway.charge(
+        Charge(str(receipt.payment_id), receipt.total, "EUR", PaymentMethod.CARD, None)
+    )
+    await resources.queues.remove(
+        payment_job(str(receipt.payment_id), str(receipt.order_id), "card", receipt.total)
+    )
+    await sql.execute("UPDATE payments SET status = 'processing'")
+    for _ in range(2):
+        # The second run finds that it is written.
+        await reconcile(resources)
+    assert risen(metrics.RECONCILER_ACTIONS)["results_taken",] == 1
+    assert risen(metrics.ORDERS) == {("placed",): 1, ("confirmed",): 1}
+    assert risen(metrics.PAYMENTS) == {("paid", "card"): 1}
+    assert risen(metrics.MONEY)["charged", "EUR"] == float(receipt.total)
 
 
 async def test_a_run_beside_another_one_is_skipped(resources, risen):

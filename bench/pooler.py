@@ -20,7 +20,8 @@ from typing import Any
 
 from bench.servers import POSTGRES_SETTINGS
 from bench.shop import PRODUCTS, open_shop
-from orderflow.checkout import Checkout, place_order
+from orderflow.checkout import place_order
+from orderflow.checkout_body import Checkout
 from orderflow.db.migrate import migrate
 from orderflow.logs import configure_logs
 from orderflow.resources import Resources, open_resources

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from orderflow.checkout import Line, Sku
+from orderflow.checkout_body import Line, Sku
 from orderflow.db import Database
 from orderflow.errors import InvalidCatalogue
 

@@ -7,7 +7,8 @@ import asyncio
 from tests.conftest import events, start_program, wait_until
 from tests.integration.conftest import checkout_body
 
-from orderflow.checkout import Checkout, place_order
+from orderflow.checkout import place_order
+from orderflow.checkout_body import Checkout
 
 PROCESSES, SIZE, ORDERS = 6, 2, 150
 

@@ -16,7 +16,8 @@ from tests.integration.stripe_server import Stripe, run_stripe
 from orderflow.bull.connection import connect_worker
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.slots import SlotWorker
-from orderflow.checkout import Checkout, Receipt, place_order
+from orderflow.checkout import Receipt, place_order
+from orderflow.checkout_body import Checkout
 from orderflow.orders import OrderRefund
 from orderflow.redis_servers import RedisServers
 from orderflow.refund import request_refund

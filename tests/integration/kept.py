@@ -12,7 +12,8 @@ from redis import Redis
 from tests.integration.life import charge, give_back, tell
 from tests.integration.working import until, working
 
-from orderflow.checkout import Checkout, IdempotencyKey, Receipt, place_order
+from orderflow.checkout import IdempotencyKey, Receipt, place_order
+from orderflow.checkout_body import Checkout
 from orderflow.contract import QueueName, order_confirmation_job
 from orderflow.operations.audit import Actor, audited
 from orderflow.operations.failures import failures_of_order

@@ -37,7 +37,8 @@ from orderflow.bull.connection import connect_producer, connect_worker
 from orderflow.bull.queues import JobQueues
 from orderflow.bull.worker import Delivery
 from orderflow.cancel import cancel_order
-from orderflow.checkout import Checkout, IdempotencyKey, Receipt, place_order
+from orderflow.checkout import IdempotencyKey, Receipt, place_order
+from orderflow.checkout_body import Checkout
 from orderflow.contract import (
     JobName,
     NewJob,

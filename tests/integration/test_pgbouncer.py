@@ -12,7 +12,8 @@ from tests.integration.conftest import checkout_body
 from tests.integration.life import charge
 from tests.pgbouncer import SESSIONS, running_pgbouncer
 
-from orderflow.checkout import Checkout, place_order
+from orderflow.checkout import place_order
+from orderflow.checkout_body import Checkout
 from orderflow.db import Database, open_database
 from orderflow.db.migrate import migrate
 from orderflow.db.pool import QUERIES

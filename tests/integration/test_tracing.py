@@ -28,7 +28,8 @@ from tests.otlp import Collector, Seen, collecting
 
 from orderflow.bull.ending import Postponed
 from orderflow.bull.worker import Delivery
-from orderflow.checkout import Checkout, place_order
+from orderflow.checkout import place_order
+from orderflow.checkout_body import Checkout
 from orderflow.contract import payment_job
 from orderflow.errors import DatabaseRefused, GatewayUnavailable
 from orderflow.products import load_products, read_catalogue

@@ -18,7 +18,8 @@ from tests.conftest import Program, only_one, process_environment, start_program
 from tests.integration.conftest import checkout_body
 from tests.interop.bridge import FOLDER, Bridge, Node
 
-from orderflow.checkout import Checkout, Receipt, place_order
+from orderflow.checkout import Receipt, place_order
+from orderflow.checkout_body import Checkout
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import Server
 from orderflow.settings import Settings

@@ -185,7 +185,7 @@ def test_every_try_has_the_same_key_and_every_checkout_its_own() -> None:
 def test_any_printable_key_reaches_the_shop_as_it_is(key: str) -> None:
     from starlette.datastructures import Headers
 
-    from orderflow.api.checkout import read_idempotency_key
+    from orderflow.api.idempotency_key import read_idempotency_key
     from orderflow.settings import Settings
 
     request = sent(a_checkout(idempotency_key=key))

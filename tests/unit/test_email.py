@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from orderflow.checkout import _PLAIN_EMAIL, Contact
+from orderflow.checkout_body import _PLAIN_EMAIL, Contact
 
 ALPHABET = "aB9.-_+@ é\"'\\\n"
 labels = st.text("aB9-", min_size=1, max_size=5)

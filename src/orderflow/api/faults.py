@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from orderflow.checkout import NO_CONTROL_CHARACTERS
+from orderflow.checkout_body import NO_CONTROL_CHARACTERS
 
 #: The rule of a body that is no JSON at all, which is another kind of problem.
 JSON = "json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from orderflow.api.checkout import MAX_KEY
+from orderflow.api.idempotency_key import MAX_KEY
 from orderflow.api.problems import PASSING, Kind
 from orderflow.api.schemas import ref
 

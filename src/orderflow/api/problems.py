@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orderflow.api.faults import Fault
-from orderflow.checkout import Checkout
+from orderflow.checkout_body import Checkout
 from orderflow.errors import (
     BulkActionEnded,
     BulkActionNotFound,

@@ -7,7 +7,7 @@ from typing import Any
 
 from orderflow.api.answers import schemas_of
 from orderflow.api.problems import Kind
-from orderflow.checkout import Checkout
+from orderflow.checkout_body import Checkout
 from orderflow.contract import PaymentMethod
 from orderflow.live_status import LiveStatus
 from orderflow.orders import OrderRefund, OrderStatus, PaymentStatus, Shipment, Source

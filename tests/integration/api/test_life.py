@@ -6,7 +6,8 @@ import pytest
 from tests.integration.api.conftest import BODY
 from tests.integration.life import charge, give_back, order_of, refund_of
 
-from orderflow.checkout import Checkout, Receipt, place_order
+from orderflow.checkout import Receipt, place_order
+from orderflow.checkout_body import Checkout
 from orderflow.operations.audit import actions_on_order
 
 

@@ -17,7 +17,7 @@ from orderflow.api.app import create_app
 from orderflow.api.openapi import openapi_document
 from orderflow.api.orders import OrdersQuery
 from orderflow.api.problems import Kind
-from orderflow.checkout import Checkout
+from orderflow.checkout_body import Checkout
 from orderflow.settings import Settings
 
 

@@ -18,7 +18,8 @@ from tests.integration.api.following import PATIENCE_S, Event, Server, running
 from tests.integration.life import cancel, charge, give_back, refund_of, ship
 
 from orderflow.api import order_events, streams
-from orderflow.checkout import Checkout, Receipt, place_order
+from orderflow.checkout import Receipt, place_order
+from orderflow.checkout_body import Checkout
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port, port_is_taken
 from orderflow.sandbox.tokens import make_token

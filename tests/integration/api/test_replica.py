@@ -30,7 +30,8 @@ from tests.otlp import collecting
 from tests.scraping import Scrape
 
 from orderflow.api.app import create_app
-from orderflow.checkout import Checkout, Receipt, place_order
+from orderflow.checkout import Receipt, place_order
+from orderflow.checkout_body import Checkout
 from orderflow.db import Reads
 from orderflow.db.migrate import migrate
 from orderflow.db.replica import ReplicaReads

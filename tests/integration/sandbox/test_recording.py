@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import Program, process_environment, start_program, wait_until
 from tests.integration.conftest import checkout_body
 
-from orderflow.checkout import Checkout, Receipt, place_order
+from orderflow.checkout import Receipt, place_order
+from orderflow.checkout_body import Checkout
 from orderflow.contract import JobName, PaymentMethod
 from orderflow.gateways import Charge
 from orderflow.resources import Resources

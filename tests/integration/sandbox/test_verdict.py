@@ -8,7 +8,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from orderflow.checkout import Checkout, IdempotencyKey, Receipt, place_order
+from orderflow.checkout import IdempotencyKey, Receipt, place_order
+from orderflow.checkout_body import Checkout
 from orderflow.contract import order_confirmation_job, payment_job
 from orderflow.products import load_products
 from orderflow.resources import Resources

@@ -16,7 +16,7 @@ from orderflow.api.admin.requests import (
     admin_state,
 )
 from orderflow.api.answers import as_json
-from orderflow.api.checkout import invalid_key, read_idempotency_key
+from orderflow.api.idempotency_key import invalid_key, read_idempotency_key
 from orderflow.api.orders import find_order, told_order_json
 from orderflow.api.reading import read_body
 from orderflow.operations import life as use

@@ -12,7 +12,7 @@ from orderflow.api.problems import Kind, Problem
 from orderflow.api.reading import read_body
 from orderflow.api.state import State, state_of
 from orderflow.bull.reading import JobPlace
-from orderflow.checkout import NO_CONTROL_CHARACTERS
+from orderflow.checkout_body import NO_CONTROL_CHARACTERS
 from orderflow.operations.audit import Actor
 from orderflow.operations.bulk import DEFAULT_PER_SECOND, MOST_PER_SECOND
 from orderflow.webhooks.messages import EventType

@@ -9,7 +9,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from orderflow.checkout import Checkout, IdempotencyKey
+from orderflow.checkout import IdempotencyKey
+from orderflow.checkout_body import Checkout
 from orderflow.contract import PaymentMethod
 from orderflow.products import Product
 

@@ -39,41 +39,50 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the page asks: what would be done, what will come of it, and where to go then."""
+    """What the page asks: what would be done, and what will come of it."""
 
     title: str
     says: str  # a paragraph each line
     button: str
-    back: str
     fields: Sequence[Field] = ()
     dangerous: bool = False
 
 
 Ask = Callable[[Visit], Awaitable[Question]]
 Do = Callable[[Visit, Actor], Awaitable[Response | str | None]]
+Back = Callable[[Visit], str]
 
 
-def asked_first(ask: Ask, do: Do) -> View:
+def asked_first(ask: Ask, do: Do, back: Back) -> View:
     """Return the page that asks, with GET, and does it with POST.
 
     `do` may raise InvalidField: the page is shown again, with the rule beside the field. It may
-    return where to go on, or an answer of its own where that has something to show once; the
-    question's `back` is the place otherwise.
+    return where to go on, or an answer of its own where that has something to show once; `back`
+    is the place otherwise, and for who does not want to do it.
     """
 
+    async def show(visit: Visit, fault: InvalidField | None) -> Response:
+        return visit.render(
+            "confirm.html",
+            200 if fault is None else 422,
+            question=await ask(visit),
+            back=back(visit),
+            form=visit.form,
+            fault=fault,
+            max_reason=MAX_REASON,
+        )
+
     async def view(visit: Visit) -> Response:
-        question = await ask(visit)
         if visit.request.method != "POST":
-            return _show(visit, question, {}, None)
+            return await show(visit, None)
         try:
-            onward = await do(
-                visit, Actor(visit.user_id, "page", line_of_text(visit.form, "reason", MAX_REASON))
-            )
+            reason = line_of_text(visit.form, "reason", MAX_REASON)
+            onward = await do(visit, Actor(visit.user_id, "page", reason))
         except InvalidField as fault:
-            return _show(visit, question, visit.form, fault)
+            return await show(visit, fault)
         if isinstance(onward, Response):
             return onward
-        return see_other(onward or acted(question.back))
+        return see_other(onward or acted(back(visit)))
 
     return view
 
@@ -101,16 +110,3 @@ def line_of_text(form: Mapping[str, str], name: str, most: int) -> str:
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
         raise InvalidField(name, "must be one line of text")
     return text
-
-
-def _show(
-    visit: Visit, question: Question, form: Mapping[str, str], fault: InvalidField | None
-) -> Response:
-    return visit.render(
-        "confirm.html",
-        200 if fault is None else 422,
-        question=question,
-        form=form,
-        fault=fault,
-        max_reason=MAX_REASON,
-    )

@@ -67,7 +67,6 @@ async def _ask_bulk(visit: Visit, verb: str, what: str) -> Question:
             f"{_examples(run)}"
         ),
         button=f"{verb} {run.would:,} jobs",
-        back=f"/admin/failures/{visit.path('fingerprint')}",
         fields=(
             Field(
                 "per_second",
@@ -120,7 +119,6 @@ async def _ask_stop(visit: Visit) -> Question:
             f"{action.done:,} of {action.jobs:,} jobs just now. It can be begun anew for the rest."
         ),
         button="Stop",
-        back=f"/admin/bulk/{action.id}",
     )
 
 
@@ -128,11 +126,19 @@ async def _stop(visit: Visit, actor: Actor) -> None:
     await bulk.stop_bulk(_bulk_id(visit), actor, db=visit.resources.db)
 
 
+def _back_to_group(visit: Visit) -> str:
+    return f"/admin/failures/{visit.path('fingerprint')}"
+
+
+def _back_to_bulk(visit: Visit) -> str:
+    return f"/admin/bulk/{_bulk_id(visit)}"
+
+
 GROUP_ACTIONS: Mapping[str, View] = {
-    "retry": asked_first(_ask_retry, _retry),
-    "discard": asked_first(_ask_discard, _discard),
+    "retry": asked_first(_ask_retry, _retry, _back_to_group),
+    "discard": asked_first(_ask_discard, _discard, _back_to_group),
 }
-BULK_ACTIONS: Mapping[str, View] = {"stop": asked_first(_ask_stop, _stop)}
+BULK_ACTIONS: Mapping[str, View] = {"stop": asked_first(_ask_stop, _stop, _back_to_bulk)}
 
 
 def _examples(run: bulk.DryRun) -> str:

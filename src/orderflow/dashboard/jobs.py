@@ -50,7 +50,6 @@ async def _ask_retry(visit: Visit) -> Question:
             "A payment that has its outcome keeps it: nothing is charged twice."
         ),
         button="Retry",
-        back=_back(visit),
     )
 
 
@@ -68,7 +67,6 @@ async def _ask_edit(visit: Visit) -> Question:
             "What is masked, as ***, stays what it was unless you write something else there."
         ),
         button="Save and retry",
-        back=_back(visit),
         fields=(Field("data", "Data", pretty(job.data), kind="json"),),
     )
 
@@ -92,7 +90,6 @@ async def _ask_promote(visit: Visit) -> Question:
         title=f"Promote {job.summary.name}",
         says=(f"Job {job.summary.id} waits for its turn now, and not only when its delay is over."),
         button="Promote",
-        back=_back(visit),
     )
 
 
@@ -109,7 +106,6 @@ async def _ask_move(visit: Visit) -> Question:
             "to be run again. This is refused while that worker shows a sign of life."
         ),
         button="Move back",
-        back=_back(visit),
     )
 
 
@@ -126,7 +122,6 @@ async def _ask_remove(visit: Visit) -> Question:
             "The reconciler adds again what an open order needs."
         ),
         button="Remove",
-        back=_back(visit),
         dangerous=True,
     )
 
@@ -138,21 +133,21 @@ async def _remove(visit: Visit, actor: Actor) -> str:
     return acted(queue_url(visit.path("queue"), "" if state == LOST else state))
 
 
+def _back(visit: Visit) -> str:
+    return job_url(visit.path("queue"), visit.query("id"))
+
+
 JOB_ACTIONS: Mapping[str, View] = {
-    "retry": asked_first(_ask_retry, _retry),
-    "edit": asked_first(_ask_edit, _edit),
-    "promote": asked_first(_ask_promote, _promote),
-    "move": asked_first(_ask_move, _move),
-    "remove": asked_first(_ask_remove, _remove),
+    "retry": asked_first(_ask_retry, _retry, _back),
+    "edit": asked_first(_ask_edit, _edit, _back),
+    "promote": asked_first(_ask_promote, _promote, _back),
+    "move": asked_first(_ask_move, _move, _back),
+    "remove": asked_first(_ask_remove, _remove, _back),
 }
 
 
 async def _job(visit: Visit) -> use.JobDetails:
     return await use.get_job(visit.path("queue"), visit.query("id"), **visit.stores)
-
-
-def _back(visit: Visit) -> str:
-    return job_url(visit.path("queue"), visit.query("id"))
 
 
 def _json(text: str) -> Any:

@@ -49,7 +49,6 @@ async def _ask_cancel(visit: Visit) -> Question:
             "customer is told. This cannot be undone."
         ),
         button="Cancel the order",
-        back=_back(visit),
         dangerous=True,
     )
 
@@ -64,7 +63,6 @@ async def _ask_ship(visit: Visit) -> Question:
         title=f"Ship order {story.order_id}",
         says="It is marked as shipped, and its customer is told by what it comes.",
         button="Mark as shipped",
-        back=_back(visit),
         fields=(Field("carrier", "Carrier"), Field("tracking_number", "Tracking number")),
     )
 
@@ -85,7 +83,6 @@ async def _ask_deliver(visit: Visit) -> Question:
         title=f"Mark order {story.order_id} as delivered",
         says="It has come to its customer, who is told so.",
         button="Mark as delivered",
-        back=_back(visit),
     )
 
 
@@ -103,7 +100,6 @@ async def _ask_refund(visit: Visit) -> Question:
             "This cannot be undone. The story tells when the gateway has done it."
         ),
         button="Give the money back",
-        back=_back(visit),
         fields=(
             Field("amount", "Amount", hint="As 12.50. Empty: all that was not given back yet."),
             # A form that is sent twice is one refund.
@@ -126,17 +122,17 @@ async def _refund(visit: Visit, actor: Actor) -> None:
     )
 
 
+def _back(visit: Visit) -> str:
+    return order_url(visit.path("order_id"))
+
+
 ORDER_ACTIONS: Mapping[str, View] = {
-    "cancel": asked_first(_ask_cancel, _cancel),
-    "ship": asked_first(_ask_ship, _ship),
-    "deliver": asked_first(_ask_deliver, _deliver),
-    "refund": asked_first(_ask_refund, _refund),
+    "cancel": asked_first(_ask_cancel, _cancel, _back),
+    "ship": asked_first(_ask_ship, _ship, _back),
+    "deliver": asked_first(_ask_deliver, _deliver, _back),
+    "refund": asked_first(_ask_refund, _refund, _back),
 }
 
 
 async def _story(visit: Visit) -> Story:
     return await tell_story(visit.path("order_id"), **visit.stores)
-
-
-def _back(visit: Visit) -> str:
-    return order_url(visit.path("order_id"))

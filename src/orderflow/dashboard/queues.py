@@ -67,7 +67,6 @@ async def _ask_pause(visit: Visit) -> Question:
             "Orders are taken all the same: their jobs wait until the queue is resumed."
         ),
         button="Pause",
-        back=queue_url(queue.name),
     )
 
 
@@ -82,7 +81,6 @@ async def _ask_resume(visit: Visit) -> Question:
         title=f"Resume {queue.name}",
         says=f"Workers start the jobs of this queue again: {waiting:,} wait.",
         button="Resume",
-        back=queue_url(queue.name),
     )
 
 
@@ -101,7 +99,6 @@ async def _ask_drain(visit: Visit) -> Question:
             "other services added is gone."
         ),
         button="Remove the waiting jobs",
-        back=queue_url(queue.name),
         fields=(
             Field(
                 "delayed",
@@ -134,7 +131,6 @@ async def _ask_clean(visit: Visit) -> Question:
             "This cannot be undone. What is known of the failures stays."
         ),
         button="Remove these jobs",
-        back=queue_url(queue.name, "failed"),
         fields=(
             Field("state", "Jobs that", "failed", kind="choice", choices=("failed", "completed")),
             Field(
@@ -175,7 +171,6 @@ async def _ask_rate_limit(visit: Visit) -> Question:
             "from here, and its own duration."
         ),
         button="Set the limit",
-        back=queue_url(queue.name),
         fields=(
             Field(
                 "max",
@@ -210,7 +205,6 @@ async def _ask_concurrency(visit: Visit) -> Question:
             "A limit holds over all workers, in Python and in Node, until it is changed here."
         ),
         button="Set the limit",
-        back=queue_url(queue.name),
         fields=(
             Field(
                 "most",
@@ -228,13 +222,21 @@ async def _set_concurrency(visit: Visit, actor: Actor) -> None:
     await use.set_concurrency(visit.path("queue"), most, actor, **visit.stores)
 
 
+def _back(visit: Visit) -> str:
+    return queue_url(visit.path("queue"))
+
+
+def _back_to_failed(visit: Visit) -> str:
+    return queue_url(visit.path("queue"), "failed")
+
+
 QUEUE_ACTIONS: Mapping[str, View] = {
-    "pause": asked_first(_ask_pause, _pause),
-    "resume": asked_first(_ask_resume, _resume),
-    "drain": asked_first(_ask_drain, _drain),
-    "clean": asked_first(_ask_clean, _clean),
-    "rate-limit": asked_first(_ask_rate_limit, _set_rate_limit),
-    "concurrency": asked_first(_ask_concurrency, _set_concurrency),
+    "pause": asked_first(_ask_pause, _pause, _back),
+    "resume": asked_first(_ask_resume, _resume, _back),
+    "drain": asked_first(_ask_drain, _drain, _back),
+    "clean": asked_first(_ask_clean, _clean, _back_to_failed),
+    "rate-limit": asked_first(_ask_rate_limit, _set_rate_limit, _back),
+    "concurrency": asked_first(_ask_concurrency, _set_concurrency, _back),
 }
 
 

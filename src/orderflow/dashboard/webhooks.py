@@ -85,7 +85,6 @@ async def _ask_add(_visit: Visit) -> Question:
             "never again."
         ),
         button="Add it",
-        back="/admin/webhooks",
         fields=(
             Field("url", "URL", hint="It must be https, and lead to a public address."),
             Field("description", "Description", hint="For people."),
@@ -123,7 +122,6 @@ async def _ask_rotate(visit: Visit) -> Question:
             "The new secret is shown on the next page, and never again."
         ),
         button="Make a new secret",
-        back=webhook_url(endpoint.id),
     )
 
 
@@ -141,7 +139,6 @@ async def _ask_enable(visit: Visit) -> Question:
             "that wait go out at once."
         ),
         button="Enable it",
-        back=webhook_url(endpoint.id),
     )
 
 
@@ -158,7 +155,6 @@ async def _ask_disable(visit: Visit) -> Question:
             "wait until then; what happens meanwhile it is never told."
         ),
         button="Disable it",
-        back=webhook_url(endpoint.id),
         dangerous=True,
     )
 
@@ -177,7 +173,6 @@ async def _ask_remove(visit: Visit) -> Question:
             "wait, and will never be made. This cannot be undone."
         ),
         button="Remove it",
-        back=webhook_url(endpoint.id),
         dangerous=True,
     )
 
@@ -196,7 +191,6 @@ async def _ask_resend_all(visit: Visit) -> Question:
             f"under the same ids, the oldest {told.MOST_RESENT:,}, and are tried for days again."
         ),
         button="Try them anew",
-        back=webhook_url(endpoint.id),
     )
 
 
@@ -215,7 +209,6 @@ async def _ask_resend(visit: Visit) -> Question:
             f"under the same id, by which it may know it already.{waits}"
         ),
         button="Send it anew",
-        back=webhook_url(endpoint.id, delivery.id),
     )
 
 
@@ -223,16 +216,30 @@ async def _resend(visit: Visit, actor: Actor) -> None:
     await told.resend(_endpoint_id(visit), _delivery_id(visit), actor, db=visit.resources.db)
 
 
-add_endpoint = asked_first(_ask_add, _add)
+def _back_to_endpoints(_visit: Visit) -> str:
+    return "/admin/webhooks"
+
+
+def _back_to_endpoint(visit: Visit) -> str:
+    return webhook_url(_endpoint_id(visit))
+
+
+def _back_to_delivery(visit: Visit) -> str:
+    return webhook_url(_endpoint_id(visit), _delivery_id(visit))
+
+
+add_endpoint = asked_first(_ask_add, _add, _back_to_endpoints)
 
 ENDPOINT_ACTIONS: Mapping[str, View] = {
-    "rotate": asked_first(_ask_rotate, _rotate),
-    "enable": asked_first(_ask_enable, _enable),
-    "disable": asked_first(_ask_disable, _disable),
-    "remove": asked_first(_ask_remove, _remove),
-    "resend": asked_first(_ask_resend_all, _resend_all),
+    "rotate": asked_first(_ask_rotate, _rotate, _back_to_endpoint),
+    "enable": asked_first(_ask_enable, _enable, _back_to_endpoint),
+    "disable": asked_first(_ask_disable, _disable, _back_to_endpoint),
+    "remove": asked_first(_ask_remove, _remove, _back_to_endpoint),
+    "resend": asked_first(_ask_resend_all, _resend_all, _back_to_endpoint),
 }
-DELIVERY_ACTIONS: Mapping[str, View] = {"resend": asked_first(_ask_resend, _resend)}
+DELIVERY_ACTIONS: Mapping[str, View] = {
+    "resend": asked_first(_ask_resend, _resend, _back_to_delivery)
+}
 
 
 async def _endpoint(visit: Visit) -> WebhookEndpoint:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
@@ -14,6 +12,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from tests.conftest import process_environment, start_program, wait_until
+from tests.integration.cli import run_command
 from tests.integration.life import charge, give_back, given_back, order_of
 
 from orderflow import books
@@ -276,14 +275,10 @@ async def test_the_command_prints_csv_and_ends_with_1_where_something_differs(
     made = await resources.gateway.charge(charge)
     await compare()
     done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "orderflow.cli", "books", "--csv"],
-        cwd=tmp_path,
-        env=process_environment(settings) | {"GATEWAY_URL": own_gateway},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+        run_command,
+        *("books", "--csv"),
+        folder=tmp_path,
+        environment=process_environment(settings) | {"GATEWAY_URL": own_gateway},
     )
     assert done.returncode == 1, done.stderr
     [row] = csv.DictReader(io.StringIO(done.stdout))

@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 from tests.conftest import process_environment
+from tests.integration.cli import Run, run_command, shown
 from tests.integration.conftest import PlaceOrder
 from tests.integration.working import add, until, working
 
@@ -27,8 +27,6 @@ from orderflow.operations.queues import get_queue
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port
 from orderflow.settings import Settings
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -41,23 +39,9 @@ def orderflow(environment: dict[str, str], tmp_path: Path) -> Run:
     """Run `orderflow ARGS`, without a terminal."""
 
     def run(*args: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "orderflow.cli", *args],
-            cwd=tmp_path,
-            env=environment | changes,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return run_command(*args, folder=tmp_path, environment=environment | changes)
 
     return run
-
-
-def shown(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 async def fail(_delivery: object) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 from redis import Redis
 from tests.conftest import process_environment
+from tests.integration.cli import run_command
 
 from orderflow.contract import payment_job
 from orderflow.db.pool import QUERIES
@@ -14,14 +12,9 @@ from orderflow.settings import Settings
 
 
 def dry_run(settings: Settings, *args: str, **environment: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "orderflow.cli", "reconcile", "--dry-run", *args],
-        env=process_environment(settings) | {"RECONCILE_GRACE_MS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    environment = process_environment(settings) | {"RECONCILE_GRACE_MS": "1"} | environment
+    done = run_command("reconcile", "--dry-run", *args, environment=environment)
+    assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 
 import asyncpg
 import pytest
 from tests.conftest import process_environment
+from tests.integration.cli import run_command
 from tests.integration.conftest import PlaceOrder
 from tests.integration.kept import (
     PERSON,
@@ -172,15 +171,10 @@ async def test_an_order_of_a_forgotten_person_can_still_be_told(forget, resource
 async def test_the_command_says_what_is_forgotten_and_asks(resources, sql, settings, tmp_path):
     async def command(*args: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "orderflow.cli", "forget", PERSON["user"], *args],
-            cwd=tmp_path,
-            env={"PATH": os.environ["PATH"], **process_environment(settings)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+            run_command,
+            *("forget", PERSON["user"], *args),
+            folder=tmp_path,
+            environment=process_environment(settings),
         )
 
     receipt = await live_an_order(resources, sql)

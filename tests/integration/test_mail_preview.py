@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from tests.integration.cli import run_command
 from tests.integration.conftest import PlaceOrder
 
 from orderflow.senders.sample import SAMPLE
@@ -16,15 +15,7 @@ from orderflow.settings import Settings
 
 
 def preview(folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "orderflow.cli", "mail", "preview", *args],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return run_command("mail", "preview", *args, folder=folder, environment=environment)
 
 
 def test_a_sample_is_shown_in_a_language(tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ import asyncio
 import csv
 import io
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from tests.conftest import process_environment
+from tests.integration.cli import run_command
 from tests.integration.conftest import PlaceOrder
 from tests.integration.life import charge
 from tests.integration.working import ADA, add
@@ -71,15 +70,10 @@ async def test_the_command_lists_them_for_a_spreadsheet_and_removes_them(
 
     async def orphans(*args: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "orderflow.cli", "orphans", *args],
-            cwd=tmp_path,
-            env={"PATH": os.environ["PATH"], **process_environment(settings)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+            run_command,
+            *("orphans", *args),
+            folder=tmp_path,
+            environment=process_environment(settings),
         )
 
     none = await orphans()

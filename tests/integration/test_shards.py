@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +17,7 @@ from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 from tests.conftest import Program, process_environment, start_program, wait_until
+from tests.integration.cli import run_command
 from tests.integration.conftest import PlaceOrder
 from tests.integration.kept import PERSON, all_keys, found_of_person, live_an_order
 from tests.integration.working import ADA, until
@@ -366,14 +364,8 @@ async def test_whoever_shows_queues_shows_the_shards(
     assert await remove_orphans(orphans, ADA, **stores) == 2
     environment = process_environment(settings) | {"REDIS_CLUSTER": "true", "QUEUE_SHARDS": "2"}
     done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "orderflow.cli", "reconcile", "--dry-run"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
+        run_command, "reconcile", "--dry-run", folder=tmp_path, environment=environment
     )
+    assert done.returncode == 0, done.stderr
     rooms = done.stdout.splitlines()[-1].removeprefix("room for jobs: ").split(", ")
     assert [room.split()[0] for room in rooms] == [s for shards in SHARDS.values() for s in shards]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
 from tests.conftest import SECRET, process_environment
+from tests.integration.cli import Run, run_command, shown
 from tests.integration.conftest import PlaceOrder
 from tests.integration.life import charge
 from tests.integration.receiver import Receiver, receiving
@@ -26,8 +23,6 @@ from orderflow.webhooks.deliveries import list_deliveries
 from orderflow.webhooks.endpoints import list_endpoints
 from orderflow.webhooks.targets import Targets
 from orderflow.webhooks.transport import GuardedTransport
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -139,27 +134,13 @@ async def test_the_form_says_what_is_wrong(admin: Page, resources: Resources) ->
 @pytest.fixture
 def orderflow(settings: Settings, tmp_path: Path) -> Run:
     """Run `orderflow webhooks ARGS`, without a terminal."""
-    environment = {"PATH": os.environ["PATH"], "LOGNAME": "ada", "JWT_SECRET": SECRET}
+    environment = {"LOGNAME": "ada", "JWT_SECRET": SECRET}
     environment |= process_environment(settings) | {"WEBHOOKS_ALLOW_PRIVATE": "true"}
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "orderflow.cli", "webhooks", *args],
-            cwd=tmp_path,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return run_command("webhooks", *args, folder=tmp_path, environment=environment)
 
     return run
-
-
-def shown(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 async def test_the_command_line_does_the_same(

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.conftest import CATALOGUE, SECRET, start_program, wait_until
+from tests.integration.cli import run_command
 from tests.interop.bridge import Node
 from tests.interop.conftest import NODE_OPTIONS, Keys, foreign_data
 
@@ -35,13 +36,7 @@ def doctor(settings: Settings) -> Doctor:
             "DATABASE_URL": settings.database_dsn,
             "QUEUE_PREFIX": settings.queue_prefix,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "orderflow.cli", "doctor", "--json"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_command("doctor", "--json", environment=environment)
         assert done.returncode in (0, 1), done.stdout + done.stderr
         told = [finding["message"] for finding in json.loads(done.stdout)["findings"]]
         [message] = [m for m in told if m.startswith((f"{queue}: no worker", f"{queue}: 1 of"))]

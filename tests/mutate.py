@@ -1,4 +1,4 @@
-"""Make one file wrong in one place at a time, and tell which wrongs its unit tests do not notice.
+"""Make one file wrong in one place at a time, and tell which wrongs its tests do not notice.
 
 python -m tests.mutate src/orderflow/breaker.py tests/unit/test_breaker.py
 """
@@ -17,9 +17,11 @@ from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import CodeType
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -44,9 +46,8 @@ OTHERS: dict[type[ast.AST], list[type[ast.AST]]] = {
 }
 #: What mypy holds, and no test has to.
 UNTOUCHED = {"annotation", "returns", "decorator_list"}
-#: Without servers, so that a test that never ends leaves nothing behind.
 PYTEST = [
-    *("-qx", "--tb=no", "-pno:cacheprovider", "--noconftest"),
+    *("-qx", "--tb=no", "-pno:cacheprovider"),
     *("-ppytest_asyncio.plugin", "-p_hypothesis_pytestplugin"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # what is imported before
 ]
@@ -141,6 +142,19 @@ def run(file: Path, code: CodeType, tests: list[str], imported: Connection | Non
     sys.exit(status)
 
 
+def end(process: BaseProcess) -> None:
+    """End a process, and the servers that its tests started."""
+    try:
+        started = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        started = []
+    process.kill()
+    for server in started:
+        with suppress(psutil.NoSuchProcess):
+            server.kill()
+    process.join()
+
+
 def main(file: Path, tests: list[str]) -> int:
     """Print each wrong that the tests do not notice, and how many there were."""
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
@@ -169,13 +183,12 @@ def main(file: Path, tests: list[str]) -> int:
         process = processes.Process(target=run, args=(file, code, tests))
         process.start()
         process.join(limit_s)
-        end = "too long" if process.is_alive() else "noticed" if process.exitcode else "UNNOTICED"
-        process.kill()
-        process.join()
-        ends[end] += 1
-        if end != "noticed":
-            print(f"{end:9}  {file}:{what}", flush=True)
-    print(f"{file}: {ends.total()} wrongs,", ", ".join(f"{n} {end}" for end, n in ends.items()))
+        how = "too long" if process.is_alive() else "noticed" if process.exitcode else "UNNOTICED"
+        end(process)
+        ends[how] += 1
+        if how != "noticed":
+            print(f"{how:9}  {file}:{what}", flush=True)
+    print(f"{file}: {ends.total()} wrongs,", ", ".join(f"{n} {how}" for how, n in ends.items()))
     return int(ends["UNNOTICED"] > 0)
 
 

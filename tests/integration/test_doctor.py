@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +17,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from redis import Redis
+from tests.integration.cli import run_command
 from uuid_utils.compat import uuid7
 
 from orderflow.breaker import Outage
@@ -28,6 +27,7 @@ from orderflow.contract import QueueName
 from orderflow.db.migrate import migrate
 from orderflow.doctor import Finding, Severity, examine, worst
 from orderflow.doctor import postgres as postgres_checks
+from orderflow.doctor import queues as queue_checks
 from orderflow.doctor import redis as redis_checks
 from orderflow.sandbox.servers import Server, free_port, start_postgres, start_redis
 from orderflow.settings import Settings
@@ -98,14 +98,7 @@ def well(own_redis: Server, durable_url: str, workers: None) -> Settings:  # noq
 
 def run_doctor(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the doctor as a person does, with only these settings."""
-    return subprocess.run(
-        [sys.executable, "-m", "orderflow.cli", "doctor", *args],
-        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command("doctor", *args, environment={"LANG": "C.UTF-8"} | environment)
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
@@ -483,7 +476,7 @@ async def test_the_library_of_a_connection_wins_over_its_name():
     """Redis 7.2 tells it."""
     name = f"{node_client_name(PREFIX, 'notifications')}:w:mailer-7"
     seen = {
-        library: redis_checks._worker({"name": name, "lib-name": library}, PREFIX, "notifications")
+        library: queue_checks._worker({"name": name, "lib-name": library}, PREFIX, "notifications")
         for library in ("redis-py", "redis-py(hiredis)", "ioredis", "")
     }
     assert seen == {

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from tests.integration.life import charge
 from tests.integration.stripe_server import Stripe, run_stripe
 
-from orderflow.bull.connection import connect_worker
+from orderflow.bull.connection import connect_wait, connect_worker
 from orderflow.bull.producer import NodeQueue
 from orderflow.bull.slots import SlotWorker
 from orderflow.checkout import Receipt, place_order
@@ -115,11 +115,12 @@ class Probe:
             {
                 "autorun": False,
                 "connection": connect_worker(servers, prefix),
-                "blockingConnection": connect_worker(servers, prefix),
+                "blockingConnection": connect_wait(servers, prefix),
                 "prefix": prefix,
                 "lockDuration": 20_000,
                 "stalledInterval": 300,
                 "runRetryDelay": 100,
+                "poisonDeaths": 3,
             }
             | opts,
         )

@@ -283,10 +283,11 @@ async def test_a_suspect_whose_attempt_fails_is_not_counted(redis_server, probe)
 
 async def test_a_suspect_that_is_left_by_a_drain_is_not_counted(redis_server, probe):
     runs = Runs()
-    bench = probe(redis_server.url, "left", runs)
+    bench = probe(redis_server.url, "left", runs, name="host-1")
     [job_id] = await add_left(bench, SUSPECT_FROM)
     await runs.until(1)
-    assert len(await marks_of(bench, job_id)) == 1
+    [mark] = await marks_of(bench, job_id)
+    assert await bench.redis.hget(f"{bench.prefix}:{job_id}", mark) == "host-1"
     await bench.worker.close(force=True)
     kept = await bench.redis.hgetall(f"{bench.prefix}:{job_id}")
     assert ("atm" in kept, marks(kept)) == (False, [])

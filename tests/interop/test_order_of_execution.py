@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.conftest import wait_until
 
-from orderflow.bull.connection import connect_worker
 from orderflow.bull.slots import SlotWorker
+from orderflow.bull.worker import worker_options
 
 COUNT = 500
 
@@ -176,13 +176,7 @@ async def test_a_strategy_of_our_own_decides_by_attempt_and_error(resources, set
     async def fails(_job: Any, _token: str) -> None:
         raise ValueError("as asked")
 
-    options = {
-        "connection": connect_worker(settings.redis_servers, settings.queue_prefix),
-        "prefix": settings.queue_prefix,
-        "autorun": False,
-        "concurrency": 1,
-        "settings": {"backoffStrategy": strategy},
-    }
+    options = worker_options("probe", 1, settings) | {"settings": {"backoffStrategy": strategy}}
     worker = SlotWorker("probe", fails, options)
     running = asyncio.create_task(worker.run())
     opts = {"attempts": 9, "backoff": {"type": "by-hand"}}

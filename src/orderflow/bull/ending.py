@@ -126,7 +126,7 @@ class EndingWorker(TakingWorker):
     async def _delay_before_retry_ms(self, job: Job, error: BaseException) -> int | None:
         """Return how long until the next attempt, or None if there is to be none."""
         last = job.attemptsMade + 1 >= (job.opts.get("attempts") or 0)
-        if last or job.discarded or isinstance(error, UnrecoverableError):
+        if last or isinstance(error, UnrecoverableError):
             return None
         strategy = (self.opts.get("settings") or {}).get("backoffStrategy")
         delay_ms = await backoff_delay_ms(job, error, strategy)

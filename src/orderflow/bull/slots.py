@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 from bullmq import Job, UnrecoverableError
-from bullmq.custom_errors import DelayedError, WaitingChildrenError
 from bullmq.redis_connection import RedisConnection
 from bullmq.timer import Timer
 from redis.exceptions import RedisError
@@ -35,7 +34,8 @@ class SlotWorker(EndingWorker):
     With the event `failed` comes, after the job and its error, whether that was its last attempt.
     Options are those of `bullmq.Worker`, where `name` is written to each job as `processedBy`;
     `blockingConnection`, a client of its own for the wait, which a handed `connection` needs; and
-    `poisonDeaths`, how often a job may end its process, in place of `maxStalledCount`.
+    `poisonDeaths`, how often a job may end its process, in place of `maxStalledCount`. What is
+    kept of ended jobs, only their own options say, and a processor gets no AbortSignal.
     """
 
     running: bool
@@ -43,8 +43,7 @@ class SlotWorker(EndingWorker):
     def __init__(self, name: str, processor: Processor, opts: dict[str, Any]) -> None:
         self._slots: set[asyncio.Task[None]] = set()
         super().__init__(name, processor, opts | {"maxStalledCount": _NO_LIMIT})
-        if "blockingConnection" in opts:
-            self._block_on(RedisConnection(opts["blockingConnection"]))
+        self._block_on(RedisConnection(opts["blockingConnection"]))
         self.scripts = self.backend.scripts = WorkerScripts(
             self.prefix, name, self.backend.connection, self.opts
         )
@@ -54,7 +53,7 @@ class SlotWorker(EndingWorker):
         self._suspects = Suspects(
             self.client,
             f"{self.prefix}:{name}",
-            opts.get("poisonDeaths", 3),
+            opts["poisonDeaths"],
             self.workerName or self.id,
             self._until_recorded,
         )
@@ -80,10 +79,9 @@ class SlotWorker(EndingWorker):
 
     async def pause(self, do_not_wait_active: bool = False) -> None:
         """Fetch nothing more; return when the jobs that run have ended, unless told not to wait."""
-        if not self.paused:
-            self.paused = True
-            self.resume_event.clear()
-            self._stop_waiting()
+        self.paused = True
+        self.resume_event.clear()
+        self._stop_waiting()
         if self._slots and not do_not_wait_active:
             await asyncio.wait(self._slots)
         self.emit("paused")
@@ -95,12 +93,9 @@ class SlotWorker(EndingWorker):
         cancels this stops waiting.
         """
         self.closing = True
-        self.paused = False
         self.resume_event.set()
         self._stop_waiting()
         if force:
-            self.forceClosing = True
-            self.lockManager.cancel_all_jobs("worker force-closed")
             self._cancel_slots()
         if self._slots:
             await asyncio.wait(self._slots)
@@ -144,18 +139,14 @@ class SlotWorker(EndingWorker):
         """Run a job and record its end; return the job that came with that, if one did."""
         token = job.token
         self.jobs.add((job, token))
-        controller = self.lockManager.track_job(
-            job.id, token, int(time.time() * 1000), self._processor_wants_signal
-        )
+        self.lockManager.track_job(job.id, token, int(time.time() * 1000))
         try:
             try:
                 if job.stalledCounter < SUSPECT_FROM:
-                    result = await self._process(job, token, controller)
+                    result = await self._process(job, token)
                 else:
                     async with self._suspects.alone(job.id, token):
-                        result = await self._process(job, token, controller)
-            except (DelayedError, WaitingChildrenError):
-                return None
+                        result = await self._process(job, token)
             except Postponed as postponed:
                 await self._postpone(job, token, postponed.after_s)
                 return None
@@ -173,12 +164,7 @@ class SlotWorker(EndingWorker):
             self.jobs.discard((job, token))
             self.lockManager.untrack_job(job.id)
 
-    async def _process(self, job: Job, token: str, controller: Any) -> Any:
-        for option in ("removeOnComplete", "removeOnFail"):
-            if option in self.opts:
-                job.opts.setdefault(option, self.opts[option])
+    async def _process(self, job: Job, token: str) -> Any:
         if job.deferredFailure:
             raise UnrecoverableError(job.deferredFailure)
-        if controller is not None:
-            return await self.processor(job, token, controller.signal)
         return await self.processor(job, token)

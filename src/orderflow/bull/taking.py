@@ -140,7 +140,6 @@ class TakingWorker(Worker):  # type: ignore[misc]
         await self.backend.moveToFailed(
             job, reason, False, token, False, failure_fields(reason, [])
         )
-        self.drained = False
         self.emit("failed", job, UnrecoverableError(reason), True)
 
     def _goes_on(self) -> bool:

@@ -1,0 +1,165 @@
+"""What a worker takes, and when; and what it does with a job that nobody could run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from tests.integration.conftest import PATIENCE_S
+
+from orderflow.bull.producer import node_client_name
+
+
+async def does(_job: Any, _token: str) -> dict[str, Any]:
+    return {}
+
+
+async def add_broken(bench: Any, fields: dict[str, str]) -> str:
+    """Add a job that is broken before a worker can take it."""
+    await bench.queue.pause()
+    job = await bench.queue.add("probe", {"kept": True}, {"attempts": 3, "removeOnFail": True})
+    await bench.redis.hset(f"{bench.prefix}:{job.id}", mapping=fields)
+    await bench.queue.resume()
+    return str(job.id)
+
+
+async def test_a_worker_cannot_be_run_twice(redis_server, probe):
+    bench = probe(redis_server.url, "twice", does)
+    await bench.queue.add("probe", {})
+    await bench.until_told("completed")
+    with pytest.raises(RuntimeError, match="Worker is already running"):
+        await bench.worker.run()
+
+
+async def test_a_worker_tells_of_its_jobs_and_of_itself_as_bullmq_does(redis_server, probe):
+    bench = probe(redis_server.url, "tells", does)
+    told: list[tuple[Any, ...]] = []
+    bench.worker.on("active", lambda job, before: told.append(("active", job.name, before)))
+    bench.worker.on("completed", lambda job, result: told.append(("completed", job.name, result)))
+    for event in ("paused", "resumed", "closed"):
+        bench.worker.on(event, lambda e=event: told.append((e,)))
+    await bench.queue.add("one", {})
+    await bench.until_told("completed")
+    await bench.worker.pause()
+    bench.worker.resume()
+    await bench.worker.close()
+    jobs = [("active", "one", "waiting"), ("completed", "one", {})]
+    assert told == [*jobs, ("paused",), ("resumed",), ("closed",)]
+    await asyncio.wait_for(bench.loop, PATIENCE_S)
+    assert not bench.worker.running
+
+
+@pytest.mark.parametrize("name", ["host-1", None])
+async def test_its_waiting_connection_has_the_name_that_node_looks_for(redis_server, probe, name):
+    prefix = f"named-{name}"
+    bench = probe(redis_server.url, prefix, does, **({"name": name} if name else {}))
+    job = await bench.queue.add("probe", {})
+    await bench.until_told("completed")
+    ours = node_client_name(prefix, "probe")
+    names = [client["name"] for client in await bench.redis.client_list()]
+    assert [n for n in names if n.startswith(ours)] == [f"{ours}:w:{name}" if name else ours]
+    assert await bench.redis.hget(f"{bench.prefix}:{job.id}", "pb") == name
+
+
+async def test_a_pause_of_slots_that_wait_takes_nothing_more(redis_server, probe):
+    bench = probe(redis_server.url, "idle", does, concurrency=3)
+    await bench.queue.add("probe", {})
+    await bench.until_told("completed")
+    ours = node_client_name("idle", "probe")
+
+    async def one_waits() -> bool:
+        clients = await bench.redis.client_list()
+        return any(c["name"] == ours and c["cmd"] == "bzpopmin" for c in clients)
+
+    await bench.until(one_waits)
+    pausing = asyncio.create_task(bench.worker.pause())
+    await asyncio.sleep(0)
+    left = await bench.queue.add("probe", {})
+    await asyncio.wait_for(pausing, PATIENCE_S)
+    assert await bench.redis.lrange(f"{bench.prefix}:wait", 0, -1) == [left.id]
+
+
+async def test_what_redis_refuses_is_told_and_asked_again(redis_server, probe):
+    bench = probe(redis_server.url, "refuses", does)
+    await bench.worker.pause()
+    await bench.redis.set(f"{bench.prefix}:active", "no list")
+    bench.worker.resume()
+    await bench.queue.add("probe", {})
+    await bench.until_told("error", "WRONGTYPE")
+    await bench.redis.delete(f"{bench.prefix}:active")
+    await bench.until_told("completed")
+
+
+async def test_no_job_is_taken_before_a_limit_allows_it(redis_server, probe):
+    ran: list[float] = []
+
+    async def process(_job: Any, _token: str) -> None:
+        ran.append(time.monotonic())
+
+    limit = {"max": 1, "duration": 300}
+    bench = probe(redis_server.url, "limited", process, concurrency=2, limiter=limit)
+    began = time.monotonic()
+    for _ in range(3):
+        await bench.queue.add("probe", {})
+    await bench.until(lambda: asyncio.sleep(0, len(ran) == 3))
+    # Redis counts in whole milliseconds.
+    assert ran[1] - began >= 0.299
+    assert ran[2] - ran[1] >= 0.25
+    assert [said for event, said in bench.told if event == "error"] == []
+
+
+async def test_a_longer_rest_is_not_ended_by_a_shorter_one(redis_server, probe):
+    bench = probe(redis_server.url, "rests", does)
+    await bench.worker.pause()
+    bench.worker.rest(3600)
+    bench.worker.rest(0.01)
+    await bench.queue.add("probe", {})
+    bench.worker.resume()
+    assert bench.worker._is_limited()
+    # It ends when it is told to, and not with its rest.
+    await asyncio.wait_for(bench.worker.close(), PATIENCE_S)
+    await asyncio.wait_for(bench.loop, PATIENCE_S)
+    assert await bench.redis.llen(f"{bench.prefix}:wait") == 1
+
+
+async def test_a_job_that_cannot_be_read_fails_as_it_is(redis_server, probe):
+    bench = probe(redis_server.url, "unreadable", does)
+    final: list[bool] = []
+    bench.worker.on("failed", lambda _job, _error, last: final.append(last))
+    job_id = await add_broken(bench, {"data": "{broken"})
+    await bench.until_told("failed")
+    kept = await bench.redis.hgetall(f"{bench.prefix}:{job_id}")
+    assert kept["failedReason"].startswith("the job cannot be read: JSONDecodeError: Expecting")
+    assert (kept["data"], kept["stacktrace"], kept["atm"]) == ("{broken", "[]", "1")
+    assert final == [True]
+    assert await bench.redis.zscore(f"{bench.prefix}:failed", job_id)
+    await bench.queue.add("probe", {})
+    await bench.until_told("completed")
+
+
+async def test_options_that_mean_nothing_are_one_attempt_that_is_kept(redis_server, probe):
+    ran: list[str] = []
+
+    async def process(job: Any, _token: str) -> None:
+        ran.append(job.id)
+        raise ValueError("as it was told")
+
+    bench = probe(redis_server.url, "meaningless", process)
+    job_id = await add_broken(bench, {"opts": '{"attempts": "many", "removeOnFail": "never"}'})
+    await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:failed", job_id))
+    assert ran == [job_id]
+
+
+async def test_a_job_that_is_to_fail_is_not_run(redis_server, probe):
+    ran: list[str] = []
+
+    async def process(job: Any, _token: str) -> None:
+        ran.append(job.id)
+
+    bench = probe(redis_server.url, "to-fail", process)
+    job_id = await add_broken(bench, {"defa": "its child failed", "opts": '{"attempts": 3}'})
+    await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:failed", job_id))
+    assert await bench.redis.hget(f"{bench.prefix}:{job_id}", "failedReason") == "its child failed"
+    assert ran == []

@@ -53,7 +53,7 @@ class RedisServers:
     def check(self) -> None:
         """Raise ValueError for a URL that does not fit one Redis, sentinels, or a cluster."""
         if self.first_dsn != self.dsn and not self.cluster:
-            raise ValueError("REDIS_URL has several hosts: only with REDIS_CLUSTER=true")
+            raise ValueError("REDIS_URL may have several hosts only with REDIS_CLUSTER=true")
         if (self.cluster or self.sentinels) and not self._names_hosts:
             raise ValueError("REDIS_URL must be redis:// or rediss://, a host, and a port")
         if self.cluster and self.database:

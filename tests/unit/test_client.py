@@ -196,7 +196,7 @@ def test_any_printable_key_reaches_the_shop_as_it_is(key: str) -> None:
 
 
 def test_a_key_that_no_header_can_carry_is_refused_by_its_name() -> None:
-    with pytest.raises(ValueError, match=r"^idempotency_key: it must be printable ASCII$"):
+    with pytest.raises(ValueError, match=r"^idempotency_key: must be printable ASCII$"):
         sent(a_checkout(idempotency_key="Zoë\n"))
 
 
@@ -233,13 +233,13 @@ def test_a_refund_is_in_cents() -> None:
 
 @pytest.mark.parametrize("client", [Orders, SyncOrders])
 def test_an_address_without_its_scheme_is_told_at_once(client: Any) -> None:
-    with pytest.raises(ValueError, match="url: it must begin with http:// or https://"):
+    with pytest.raises(ValueError, match="url: must begin with http:// or https://"):
         client("shop.example:8000", TOKEN)
 
 
 @pytest.mark.parametrize("bad", ["", " ", "two\nlines", "Zoë", "a\x00b"])
 def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(bad: str) -> None:
-    with pytest.raises(ValueError, match=r"^token: it must be printable ASCII, and not empty$"):
+    with pytest.raises(ValueError, match=r"^token: must be printable ASCII, and not empty$"):
         sent(calls.order(ORDER_ID), bad)
 
 
@@ -321,10 +321,10 @@ def test_any_body_of_an_error_is_a_problem(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<html>", "Receipt: it is no object of JSON"),
-        (b"[]", "Receipt: it is no object of JSON"),
-        (b"null", "Receipt: it is no object of JSON"),
-        (b"\xff", "Receipt: it is no object of JSON"),
+        (b"<html>", "Receipt: must be an object of JSON"),
+        (b"[]", "Receipt: must be an object of JSON"),
+        (b"null", "Receipt: must be an object of JSON"),
+        (b"\xff", "Receipt: must be an object of JSON"),
         (b'{"orderId": "ada@shop.example"}', "orderId of Receipt: Input should be a valid UUID"),
     ],
 )

@@ -48,7 +48,7 @@ REFUSED = [
     (CLUSTER | {"redis_db": "1"}, "REDIS_DB, or the number in REDIS_URL, must be 0"),
     (CLUSTER | {"redis_url": "redis://a,b/1"}, "REDIS_DB, or the number in REDIS_URL, must be 0"),
     (CLUSTER | {"redis_url": "redis://a?db=1"}, "REDIS_DB, or the number in REDIS_URL, must be 0"),
-    ({"redis_url": "redis://a,b"}, "REDIS_URL has several hosts: only with REDIS_CLUSTER=true"),
+    ({"redis_url": "redis://a,b"}, "REDIS_URL may have several hosts only with REDIS_CLUSTER=true"),
 ]
 
 

@@ -88,7 +88,7 @@ class Call(Generic[T]):
 def checked_url(url: str) -> str:
     """Return the address of a shop, for paths to follow. Raises ValueError."""
     if not url.startswith(("http://", "https://")):
-        raise ValueError("url: it must begin with http:// or https://")
+        raise ValueError("url: must begin with http:// or https://")
     return url.rstrip("/")
 
 
@@ -218,20 +218,20 @@ def read_json(text: bytes | str, model: type[M], response: httpx.Response, **mor
         where = ".".join(map(str, first["loc"]))
         raise unreadable(response, f"{where} of {model.__name__}: {first['msg']}") from None
     except (ValueError, TypeError):
-        raise unreadable(response, f"{model.__name__}: it is no object of JSON") from None
+        raise unreadable(response, f"{model.__name__}: must be an object of JSON") from None
 
 
 def _checked(token: str) -> str:
     # Here and not by httpx, whose error would show the token.
     plain = token.strip()
     if not (plain and plain.isascii() and plain.isprintable()):
-        raise ValueError("token: it must be printable ASCII, and not empty")
+        raise ValueError("token: must be printable ASCII, and not empty")
     return plain
 
 
 def _quoted(key: str) -> str:
     """Return a key as a structured field string, which any key of printable ASCII can be."""
     if not (key.isascii() and key.isprintable()):
-        raise ValueError("idempotency_key: it must be printable ASCII")
+        raise ValueError("idempotency_key: must be printable ASCII")
     escaped = key.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -20,8 +20,8 @@ from uuid import UUID, uuid4
 import structlog
 
 from orderflow.bull import steering
+from orderflow.bull.places import JobPlace, place_of
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.reading import JobPlace, place_of
 from orderflow.bull.states import JobState
 from orderflow.db import Database
 from orderflow.db.pool import Transaction

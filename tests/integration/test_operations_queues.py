@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 from tests.integration.working import ADA, add, until, working
 
-from orderflow.bull.reading import JobPlace
+from orderflow.bull.places import JobPlace
 from orderflow.contract import QueueName
 from orderflow.errors import (
     DatabaseUnavailable,

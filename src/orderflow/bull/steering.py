@@ -13,8 +13,9 @@ from typing import Any
 from bullmq.redis_connection import loadScript
 from redis.exceptions import WatchError
 
+from orderflow.bull.places import LOST, JobPlace, place_of
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.reading import LOST, JobPlace, place_of, read_job
+from orderflow.bull.reading import read_job
 from orderflow.bull.scripts import to_json
 from orderflow.errors import JobIsRunning, JobNotFound, JobNotInState, JobOfSchedule
 

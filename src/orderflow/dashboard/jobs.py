@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from orderflow.bull.reading import LOST
+from orderflow.bull.places import LOST
 from orderflow.dashboard.actions import Field, InvalidField, Question, asked_first
 from orderflow.dashboard.pages import Context, View, Visit
 from orderflow.dashboard.text import pretty

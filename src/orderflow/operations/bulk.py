@@ -17,8 +17,8 @@ from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from orderflow.bull import steering
+from orderflow.bull.places import JobPlace, failed_among, place_of
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.reading import JobPlace, failed_among, place_of
 from orderflow.db import Database
 from orderflow.errors import BulkActionEnded, BulkActionNotFound, OrderflowError
 from orderflow.operations.audit import Actor, Outcome, audited

@@ -13,16 +13,9 @@ from uuid import UUID
 from pydantic import BaseModel, RootModel, ValidationError
 
 from orderflow.bull import steering
+from orderflow.bull.places import JobPlace, place_of
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.reading import (
-    JobPlace,
-    StoredJob,
-    lock_ms,
-    place_of,
-    read_job,
-    read_logs,
-    read_page,
-)
+from orderflow.bull.reading import StoredJob, lock_ms, read_job, read_logs, read_page
 from orderflow.bull.scripts import to_json
 from orderflow.contract import (
     JobName,

@@ -17,8 +17,9 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from orderflow.bull import steering
+from orderflow.bull.places import JobPlace
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.reading import JobPlace, StoredJob, read_page
+from orderflow.bull.reading import StoredJob, read_page
 from orderflow.contract import PaymentJob, PaymentMethod, QueueName, row_id
 from orderflow.db import Database
 from orderflow.errors import JobNotFound

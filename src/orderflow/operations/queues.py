@@ -8,15 +8,9 @@ from dataclasses import dataclass
 
 from orderflow.bull import steering
 from orderflow.bull.fleet import ConnectedWorker, connected_workers, queues_of
+from orderflow.bull.places import JobPlace
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.reading import (
-    MINUTES,
-    JobPlace,
-    Pace,
-    StoredQueue,
-    queue_exists,
-    read_queue,
-)
+from orderflow.bull.reading import MINUTES, Pace, StoredQueue, queue_exists, read_queue
 from orderflow.db import Database
 from orderflow.errors import UnknownJobState, UnknownQueue, WrongJobState
 from orderflow.operations.audit import Actor, Note, audited

@@ -10,8 +10,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from orderflow.bull.places import place_of
 from orderflow.bull.queues import JobQueues
-from orderflow.bull.reading import StoredJob, place_of, read_job
+from orderflow.bull.reading import StoredJob, read_job
 from orderflow.contract import JobName, QueueName, job_id, row_id
 from orderflow.db import Reads
 from orderflow.errors import OrderNotFound

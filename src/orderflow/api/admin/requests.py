@@ -11,7 +11,7 @@ from starlette.requests import Request
 from orderflow.api.problems import Kind, Problem
 from orderflow.api.reading import read_body
 from orderflow.api.state import State, state_of
-from orderflow.bull.reading import JobPlace
+from orderflow.bull.places import JobPlace
 from orderflow.checkout_body import NO_CONTROL_CHARACTERS
 from orderflow.operations.audit import Actor
 from orderflow.operations.bulk import DEFAULT_PER_SECOND, MOST_PER_SECOND

@@ -161,7 +161,12 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 def run(
     name: Annotated[str, typer.Argument(help="The worker: payment, notification, order, …")],
     concurrency: Annotated[
-        int | None, typer.Option(min=1, max=1_000, help="Jobs at once in each process.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000,
+            help="Jobs at once in each process; the worker's own number otherwise.",
+        ),
     ] = None,
     processes: Annotated[
         int, typer.Option(min=1, max=256, help="Processes of this worker, kept by one parent.")
@@ -178,8 +183,8 @@ def run(
 ) -> None:
     """Run the worker NAME until SIGTERM or Ctrl-C.
 
-    Exit status: 0 drained, 1 the worker died or one of its processes did not drain, 2 a wrong
-    name or setting, or a port that is taken.
+    Exit status: 0 drained, 1 the worker died or one of its processes did not
+    drain, 2 a wrong name or setting, or a port that is taken.
     """
     try:
         settings = load_settings(

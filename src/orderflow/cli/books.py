@@ -40,8 +40,10 @@ def books(
 ) -> None:
     """Compare what the gateway has of charges and refunds with ours; show where they differ.
 
-    Outcomes that were never written are written. What differs still is kept until it is gone. Exit
-    status: 0 where nothing differs, 1 where something does.
+    Outcomes that were never written are written. What differs still is kept
+    until it is gone.
+
+    Exit status: 0 nothing differs, 1 something does.
     """
     settings = checked(lambda: load_settings(log_format="console"))
     configure_logs(settings.log_format, "error")

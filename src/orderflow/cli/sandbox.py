@@ -48,13 +48,16 @@ def rehearse(
     ] = False,
     processes: Annotated[
         int,
-        typer.Option(min=1, max=64, help="Processes of each of the payment and mail workers."),
+        typer.Option(
+            min=1, max=64, help="Processes of the payment and of the notification worker, each."
+        ),
     ] = 1,
 ) -> None:
     """Carry millions of orders over the real path on this machine, and count every one.
 
-    Needs the extra `rehearsal`. It starts servers, workers and customers of its own; no money and
-    no mail leaves the machine. Ctrl-C ends it, and --resume goes on.
+    Needs the extra `rehearsal`. It starts servers, workers and customers of its
+    own; no money and no mail leaves the machine. Ctrl-C ends it, and --resume
+    goes on.
 
     Exit status: 0 everything holds, 1 something does not, 2 refused, 130 interrupted.
     """
@@ -82,8 +85,8 @@ def chaos(
 ) -> None:
     """Break a running shop in all ways there are, and say what was lost or done twice.
 
-    Needs the extra `rehearsal`. It starts servers and processes of its own, on your settings but
-    for the addresses; no money and no mail leaves the machine.
+    Needs the extra `rehearsal`. It starts servers and processes of its own, on
+    your settings but for the addresses; no money and no mail leaves the machine.
 
     Exit status: 0 everything holds, 1 something does not, 2 refused, 130 interrupted.
     """

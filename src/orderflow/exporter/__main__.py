@@ -69,7 +69,10 @@ async def _ask(queues: JobQueues, orders: OrderMetrics, settings: Settings) -> l
 
 
 def run() -> None:
-    """Run the exporter. Exit status: 0 stopped, 2 a wrong setting or a port that is taken."""
+    """Tell Prometheus of queues and orders on EXPORTER_HOST:EXPORTER_PORT, until SIGTERM or Ctrl-C.
+
+    Exit status: 0 stopped, 2 a wrong setting, or a port that is taken.
+    """
     try:
         settings = load_settings()
         configure_logs(settings.log_format, settings.log_level)

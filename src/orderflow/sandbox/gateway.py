@@ -251,8 +251,8 @@ class DroppableConnection(HttpToolsProtocol):
 def main() -> None:
     """Serve until SIGTERM or SIGINT; a mistake on the command line ends it with one line."""
     parser = argparse.ArgumentParser(prog="python -m orderflow.sandbox.gateway")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8010)
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=8010, help="default: %(default)s")
     parser.add_argument("--ledger", type=Path, required=True, help="the SQLite file of charges")
     parser.add_argument("--latency-ms", type=int, default=0, help="wait before each charge")
     parser.add_argument("--fault-rate", type=float, default=0.0, help="share of charges that fail")

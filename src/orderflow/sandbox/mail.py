@@ -107,8 +107,8 @@ async def serve(host: str, port: int, folder: MailFolder) -> None:
 def main() -> None:
     """Serve until a signal ends it; a mistake on the command line ends it with one line."""
     parser = argparse.ArgumentParser(prog="python -m orderflow.sandbox.mail")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8025)
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=8025, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, required=True, help="where each mail is kept")
     options = parser.parse_args()
     configure_logs("console", "info")

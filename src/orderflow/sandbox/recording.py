@@ -202,14 +202,19 @@ def run(
     name: Annotated[str, typer.Argument(help="A shipped worker: payment, notification, order.")],
     folder: Annotated[Path, typer.Option(help="Where charges and mails are written down.")],
     concurrency: Annotated[
-        int | None, typer.Option(min=1, max=1_000, help="Jobs at once in one process.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000,
+            help="Jobs at once in each process; the worker's own number otherwise.",
+        ),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, max=256, help="Processes to work in.")] = 1,
 ) -> None:
     """Run the shipped worker NAME with a recording gateway and sender, until SIGTERM or Ctrl-C.
 
-    Exit status: 0 drained, 1 the worker died or one of its processes did not drain, 2 a wrong
-    name or setting.
+    Exit status: 0 drained, 1 the worker died or one of its processes did not
+    drain, 2 a wrong name or setting.
     """
     try:
         settings = load_settings()

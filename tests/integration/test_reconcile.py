@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import httpx
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from orderflow import reconcile
 from orderflow.bull.states import JobState
@@ -339,3 +341,45 @@ async def test_a_run_ends_in_time_and_the_next_one_begins_with_the_oldest(
     assert await run(resources) == reconcile.Counts(unsettled=3, jobs_added=3)
     jobs = [payment_job_of(receipt) for receipt in receipts]
     assert await resources.queues.states(jobs) == [JobState.LIVE] * 3
+
+
+async def test_what_was_put_right_is_said_with_the_reason(resources, place, redis, sql):
+    names = ("waits", "lost", "failed", "told", "paid", "old")
+    orders = {name: await place() for name in names}
+    jobs = {name: payment_job_of(receipt) for name, receipt in orders.items()}
+    payments = f"{resources.settings.queue_prefix}:payment-processing"
+    for name in ("lost", "failed"):
+        await redis.zrem(f"{payments}:prioritized", jobs[name].job_id)
+    await redis.zadd(f"{payments}:failed", {jobs["failed"].job_id: 1})
+    told = order_confirmation_job(str(orders["told"].order_id), "user-1")
+    await resources.queues.add(told)
+    await complete_in_node(redis, resources, told, '{"success":true}')
+    taken = '{"success":true,"transactionId":"ch_1"}'
+    await complete_in_node(redis, resources, jobs["paid"], taken)
+    change = "UPDATE orders SET {} WHERE id = $1"
+    await sql.execute(change.format("status = 'confirmed'"), orders["told"].order_id)
+    old = "created_at = now() - interval '2 h'"
+    await sql.execute(change.format(old), orders["old"].order_id)
+
+    with capture_logs() as logs:
+        await run_once(
+            db=resources.db,
+            queues=resources.queues,
+            gateway=resources.gateway,
+            grace_ms=0,
+            rules=reconcile.Rules(order_ttl=timedelta(hours=1)),
+        )
+
+    said = {line["order_id"]: line for line in logs if line["event"] == "order put right"}
+    actions = {name: said.pop(str(orders[name].order_id), {}).get("action") for name in names}
+    assert actions == {
+        "waits": None,
+        "lost": "replace job",
+        "failed": "retry job",
+        "told": "mark told",
+        "paid": "write outcome",
+        "old": "expire",
+    }
+    assert said == {}
+    waiting = [jobs[name] for name in ("waits", "lost", "failed")]
+    assert await resources.queues.states(waiting) == [JobState.LIVE] * 3

@@ -24,10 +24,10 @@ log = structlog.get_logger(__name__)
 
 
 async def tell_event(
-    kind: JobName,
     order_id: str,
     refund_id: UUID | None = None,
     *,
+    kind: JobName,
     db: Database,
     senders: Sequence[Sender],
     templates: Templates,

@@ -22,9 +22,9 @@ log = structlog.get_logger(__name__)
 
 
 async def notify_customer(
-    kind: JobName,
     order_id: str,
     *,
+    kind: JobName,
     db: Database,
     senders: Sequence[Sender],
     templates: Templates,

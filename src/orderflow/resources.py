@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from orderflow.breaker import CircuitBreaker
 from orderflow.bull.queues import JobQueues, open_queues
+from orderflow.contract import JobName
 from orderflow.db import Database, Reads, open_database, replica
 from orderflow.db.replica import Replica
 from orderflow.gateways import Gateway
@@ -30,6 +31,16 @@ class Stores(TypedDict):
     queues: JobQueues
 
 
+class Telling(TypedDict):
+    """What customers are told of a kind of message with, as keyword arguments."""
+
+    kind: JobName
+    db: Database
+    senders: Sequence[Sender]
+    templates: Templates
+    claim_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """The open connections and adapters of one process."""
@@ -45,6 +56,17 @@ class Resources:
     def stores(self) -> Stores:
         """PostgreSQL and Redis."""
         return {"db": self.db, "queues": self.queues}
+
+    def telling(self, kind: JobName) -> Telling:
+        """Return what tells customers of this, on the channels that the settings name for it."""
+        channels = self.settings.channels_of(kind)
+        return {
+            "kind": kind,
+            "db": self.db,
+            "senders": [sender for sender in self.senders if sender.channel in channels],
+            "templates": self.templates,
+            "claim_s": self.settings.claim_s,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,8 +117,8 @@ async def test_how_long_a_customer_waits_to_be_told(resources, place, sql):
     for _ in range(2):
         # The second one finds that all was sent.
         await notify_customer(
-            JobName.ORDER_CONFIRMATION,
             str(receipt.order_id),
+            kind=JobName.ORDER_CONFIRMATION,
             db=resources.db,
             senders=resources.senders,
             templates=resources.templates,

@@ -60,7 +60,7 @@ async def test_an_order_is_shown_in_the_shops_own_words(
 @pytest.mark.parametrize(
     ("args", "environment", "told"),
     [
-        (["order-lost"], {}, "KIND must be one of: "),
+        (["order-lost"], {}, "KIND: must be one of order-cancelled, "),
         (["order-confirmation"], {"DEFAULT_LANGUAGE": "fr"}, "DEFAULT_LANGUAGE: must be one that"),
         (["order-confirmation"], {"TEMPLATES_DIR": "."}, "order-confirmation.txt.jinja, line 2, "),
     ],

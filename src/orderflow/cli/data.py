@@ -22,6 +22,7 @@ from orderflow.cli.running import (
     Stores,
     Yes,
     confirm,
+    fail,
     operator,
     with_stores,
 )
@@ -54,12 +55,12 @@ def purge(
 ) -> None:
     """Delete orders that ended so long ago, with all that hangs on them, a batch at a time.
 
-    Ended is what is delivered or cancelled, and told, with nothing left to give back. Ctrl-C ends
-    it after the batch that it is at.
+    Ended is what is delivered or cancelled, and told, with nothing left to give
+    back. Ctrl-C ends it after the batch that it is at.
     """
-    age = timedelta(seconds=seconds_of(older_than))
+    age = timedelta(seconds=seconds_of(older_than, "--older-than"))
     if age < YOUNGEST:
-        raise typer.BadParameter(f"--older-than: must be {YOUNGEST.days}d or more")
+        fail(f"--older-than: must be {YOUNGEST.days}d or more")
     if not dry_run:
         question = f"Orders that ended more than {age.days} days ago are deleted for good. Go on?"
         confirm(question, yes=yes)
@@ -166,7 +167,7 @@ def orphans(
 ) -> None:
     """Show payment jobs whose order PostgreSQL does not have, as after a restore of a backup.
 
-    Exit status: 0 where there is none, or they were removed, 1 where there are some.
+    Exit status: 0 there is none, or they were removed, 1 there are some.
     """
     found = with_stores(lambda stores: find_orphans(**stores.both))
     if as_json:

@@ -17,6 +17,7 @@ from orderflow.cli.running import (
     Stores,
     Yes,
     confirm,
+    fail,
     operator,
     with_stores,
 )
@@ -48,7 +49,11 @@ def failures(
     if fingerprint is not None:
         _show_group(fingerprint, limit, as_json)
         return
-    since = None if within is None else datetime.now(UTC) - timedelta(seconds=seconds_of(within))
+    since = (
+        None
+        if within is None
+        else datetime.now(UTC) - timedelta(seconds=seconds_of(within, "--within"))
+    )
 
     async def look(stores: Stores) -> list[FailureGroup]:
         if queue is not None:
@@ -247,7 +252,7 @@ def bulk(
         return [await use.get_bulk(wanted, db=stores.db)]
 
     if stop and action_id is None:
-        raise typer.BadParameter("--stop: say which bulk action")
+        fail("--stop: the bulk action must be named")
     actions = with_stores(look)
     if as_json:
         show_json(actions if action_id is None else actions[0])

@@ -125,7 +125,7 @@ def retry(
 
 def _data(given: str | None, file: Path | None) -> Any:
     if given is not None and file is not None:
-        fail("--data and --data-file exclude each other")
+        fail("--data and --data-file exclude each other: give one")
     if file is not None:
         given = file.read_text("utf-8")
     if given is None:
@@ -133,7 +133,7 @@ def _data(given: str | None, file: Path | None) -> Any:
     try:
         return json.loads(given)
     except ValueError as error:
-        fail(f"--data: is no JSON: {error}")
+        fail(f"--data: must be JSON: {error}")
 
 
 def promote(

@@ -38,7 +38,7 @@ def preview(
     settings = checked(load_settings)
     templates = checked(lambda: Templates(settings.templates_dir, settings.default_language))
     if kind not in templates.kinds:
-        fail(f"KIND must be one of: {', '.join(templates.kinds)}")
+        fail(f"KIND: must be one of {', '.join(templates.kinds)}")
     about = SAMPLE if order == _SAMPLE else _find(order)
     if language is not None:
         about = replace(about, languages=(language,))

@@ -102,7 +102,7 @@ def limit(
 ) -> None:
     """Limit the jobs of QUEUE over all workers, in any language, until it is taken off."""
     if rate is None and concurrency is None:
-        fail("say --rate, --concurrency, or both")
+        fail("--rate, --concurrency, or both must be given")
     most = _concurrency(concurrency)
     new_rate = _rate(rate)
     if rate is not None:
@@ -121,7 +121,7 @@ def _rate(given: str | None) -> RateLimit | None:
         return None
     parts = _RATE.fullmatch(str(given))
     if parts is None or not 0 < float(parts[2]) <= 3_600:
-        raise typer.BadParameter("--rate: must be MAX/SECONDS, as 100/1 or 5/0.5, or off")
+        fail("--rate: must be MAX/SECONDS, as 100/1 or 5/0.5, or off")
     return RateLimit(int(parts[1]), round(float(parts[2]) * 1000))
 
 
@@ -129,7 +129,7 @@ def _concurrency(given: str | None) -> int | None:
     if given in (None, "off"):
         return None
     if not re.fullmatch(r"[1-9]\d{0,5}", str(given)):
-        raise typer.BadParameter("--concurrency: must be a whole number from 1 on, or off")
+        fail("--concurrency: must be a whole number from 1 on, or off")
     return int(str(given))
 
 
@@ -159,7 +159,7 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """Remove jobs of QUEUE that ended. What is known of their failures stays."""
-    age_s = seconds_of(older_than)
+    age_s = seconds_of(older_than, "--older-than")
     confirm(f"All {state} jobs of {queue} that are older than {age_s} s will be removed.", yes=yes)
     removed = with_stores(
         lambda stores: use.clean_queue(queue, state, age_s, operator(reason), **stores.both)

@@ -145,5 +145,5 @@ def token(
     """Print a bearer token signed with JWT_SECRET, for development and tests."""
     settings = checked(load_settings)
     if settings.jwt_secret is None:
-        fail("JWT_SECRET: is not set, so there is nothing to sign with")
+        fail("JWT_SECRET: must be set, to sign with")
     typer.echo(make_token(settings.jwt_secret.get_secret_value(), user, admin=admin, ttl_s=ttl_s))

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orderflow.api.answers import as_json
+from orderflow.cli.running import fail
 
 #: Where there is no terminal nothing is cut off to fit one.
 _WIDTH = 220
@@ -91,9 +92,9 @@ def clock(moment: datetime | None) -> str:
     return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def seconds_of(given: str) -> int:
-    """Read a length of time, as 90, 90s, 15m, 2h or 7d. Raises typer.BadParameter."""
+def seconds_of(given: str, option: str) -> int:
+    """Read a length of time, as 90, 90s, 15m, 2h or 7d, or end the command."""
     parts = _DURATION.fullmatch(given)
     if parts is None:
-        raise typer.BadParameter("must be a number of seconds, or as 90s, 15m, 2h or 7d")
+        fail(f"{option}: must be a number of seconds, or as 90s, 15m, 2h or 7d")
     return int(parts[1]) * _UNITS[parts[2] or "s"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from redis import Redis
+from tests.integration.reconciling import complete_in_node, lose_all_jobs, run
 
 from orderflow.bull.states import JobState
 from orderflow.cancel import cancel_order
@@ -17,19 +17,13 @@ from orderflow.contract import (
     refund_job,
     row_id,
 )
-from orderflow.reconcile import Action, Counts, Planned, Rules, make_plan, run_once
+from orderflow.reconcile import Action, Counts, Planned, Rules, make_plan
 from orderflow.refund import refunds_of
 from orderflow.resources import Resources
 from orderflow.testing import perform_job
 
 #: As a service in Node calls them, and as they are named in the jobs.
 ORDERS = ("node-1", "node-2", "node-3")
-
-
-async def run(resources: Resources, grace_ms: int = 0) -> Counts:
-    return await run_once(
-        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=grace_ms
-    )
 
 
 async def planned(resources: Resources) -> list[tuple[str, Action]]:
@@ -45,11 +39,6 @@ async def planned(resources: Resources) -> list[tuple[str, Action]]:
     )
     assert plan.actions.total() == plan.unsettled
     return [(one.order_id, one.decision.action) for one in told]
-
-
-def lose_all_jobs(redis: Redis, resources: Resources) -> None:
-    for key in redis.scan_iter(match=f"{resources.settings.queue_prefix}:*"):
-        redis.delete(key)
 
 
 async def kept(resources: Resources, jobs: Sequence[NewJob]) -> list[tuple[str, object]]:
@@ -103,9 +92,7 @@ async def test_money_that_was_given_back_is_told_by_a_job_of_its_own(resources, 
 @pytest.mark.usefixtures("refunds")
 async def test_an_event_that_node_told_of_is_not_told_again(resources, redis, sql):
     job = order_event_job(JobName.ORDER_CANCELLED, ORDERS[1], "user-1")
-    prefix = f"{resources.settings.queue_prefix}:{job.queue}"
-    redis.zrem(f"{prefix}:prioritized", job.job_id)
-    redis.zadd(f"{prefix}:completed", {job.job_id: 1})
+    complete_in_node(redis, resources, job)
 
     assert await run(resources) == Counts(follow_ups=6, results_taken=1)
 

@@ -2,65 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
 import httpx
 import pytest
-from redis.asyncio import Redis
 from structlog.testing import capture_logs
+from tests.integration.reconciling import complete_in_node, lose_all_jobs, payment_job_of, run
 
-from orderflow import reconcile
 from orderflow.bull.states import JobState
 from orderflow.bull.suspects import PUT_ASIDE
-from orderflow.contract import (
-    PaymentMethod,
-    order_confirmation_job,
-    payment_failed_job,
-    payment_job,
-)
-from orderflow.db.pool import QUERIES
+from orderflow.contract import PaymentMethod, order_confirmation_job, payment_failed_job
 from orderflow.gateways import Charge
 from orderflow.gateways.sandbox import SandboxGateway
-from orderflow.reconcile import run_once
-from orderflow.resources import Resources, open_resources
-
-
-@pytest.fixture
-async def redis(settings):
-    client = Redis.from_url(settings.redis_dsn, decode_responses=True)
-    yield client
-    await client.aclose()
-
-
-async def lose_all_jobs(redis: Redis, resources: Resources) -> None:
-    async for key in redis.scan_iter(match=f"{resources.settings.queue_prefix}:*"):
-        await redis.delete(key)
-
-
-async def run(resources: Resources) -> reconcile.Counts:
-    return await run_once(
-        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
-    )
-
-
-def payment_job_of(receipt):
-    return payment_job(str(receipt.payment_id), str(receipt.order_id), "card", receipt.total)
+from orderflow.reconcile import Counts, Rules
 
 
 async def test_nothing_is_done_where_every_job_is_there(resources, place):
     receipts = [await place() for _ in range(3)]
     counts = await run(resources)
-    assert counts == reconcile.Counts(unsettled=3)
+    assert counts == Counts(unsettled=3)
     assert (await resources.queues.counts("payment-processing"))["prioritized"] == len(receipts)
 
 
 async def test_a_payment_that_lost_its_job_gets_one(resources, place, redis):
     receipt = await place()
-    await lose_all_jobs(redis, resources)
+    lose_all_jobs(redis, resources)
 
-    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
+    assert await run(resources) == Counts(unsettled=1, jobs_added=1)
 
     job = await resources.queues.queue("payment-processing").getJob(f"payment-{receipt.payment_id}")
     assert job.name == "process-payment"
@@ -69,7 +38,7 @@ async def test_a_payment_that_lost_its_job_gets_one(resources, place, redis):
         "orderId": str(receipt.order_id),
         "paymentData": {"method": "card", "amount": "68.00"},
     }
-    assert await run(resources) == reconcile.Counts(unsettled=1)
+    assert await run(resources) == Counts(unsettled=1)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +53,11 @@ async def test_an_ended_order_that_nobody_was_told_of_gets_its_notification(
     resources, place, redis, sql, status, reason, job_of
 ):
     receipt = await place()
-    await lose_all_jobs(redis, resources)
+    lose_all_jobs(redis, resources)
     await sql.execute("UPDATE orders SET status = $1", status)
     await sql.execute("UPDATE payments SET decline_reason = $1", reason)
 
-    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
+    assert await run(resources) == Counts(unsettled=1, jobs_added=1)
     wanted = job_of(str(receipt.order_id))
     assert await resources.queues.states([wanted]) == [JobState.LIVE]
     job = await resources.queues.queue(wanted.queue).getJob(wanted.job_id)
@@ -97,52 +66,49 @@ async def test_an_ended_order_that_nobody_was_told_of_gets_its_notification(
 
 async def test_an_order_whose_customer_was_told_is_left_alone(resources, place, redis, sql):
     await place()
-    await lose_all_jobs(redis, resources)
+    lose_all_jobs(redis, resources)
     await sql.execute("UPDATE orders SET status = 'confirmed', notified_at = now()")
-    assert await run(resources) == reconcile.Counts()
+    assert await run(resources) == Counts()
 
 
 async def test_a_kept_failed_job_runs_again_with_its_attempts_anew(resources, place, redis):
     receipt = await place()
     job = payment_job_of(receipt)
     prefix = f"{resources.settings.queue_prefix}:payment-processing"
-    await redis.zrem(f"{prefix}:prioritized", job.job_id)
-    await redis.zadd(f"{prefix}:failed", {job.job_id: 1})
-    await redis.hset(f"{prefix}:{job.job_id}", mapping={"atm": 3, "failedReason": "HTTP 503"})
+    redis.zrem(f"{prefix}:prioritized", job.job_id)
+    redis.zadd(f"{prefix}:failed", {job.job_id: 1})
+    redis.hset(f"{prefix}:{job.job_id}", mapping={"atm": 3, "failedReason": "HTTP 503"})
 
-    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_retried=1)
+    assert await run(resources) == Counts(unsettled=1, jobs_retried=1)
 
     again = await resources.queues.queue("payment-processing").getJob(job.job_id)
     assert (again.attemptsMade, again.failedReason) == (0, None)
-    assert await redis.zscore(f"{prefix}:prioritized", job.job_id) is not None
+    assert redis.zscore(f"{prefix}:prioritized", job.job_id) is not None
 
 
 async def test_a_job_that_ended_its_workers_is_left_to_a_person(resources, place, redis):
     job = payment_job_of(await place())
     prefix = f"{resources.settings.queue_prefix}:payment-processing"
-    await redis.zrem(f"{prefix}:prioritized", job.job_id)
-    await redis.zadd(f"{prefix}:failed", {job.job_id: 1})
-    await redis.hset(f"{prefix}:{job.job_id}", "failedReason", f"{PUT_ASIDE} 3 times")
+    redis.zrem(f"{prefix}:prioritized", job.job_id)
+    redis.zadd(f"{prefix}:failed", {job.job_id: 1})
+    redis.hset(f"{prefix}:{job.job_id}", "failedReason", f"{PUT_ASIDE} 3 times")
 
-    assert await run(resources) == reconcile.Counts(unsettled=1)
-    assert await redis.zscore(f"{prefix}:failed", job.job_id) is not None
+    assert await run(resources) == Counts(unsettled=1)
+    assert redis.zscore(f"{prefix}:failed", job.job_id) is not None
 
 
 async def test_an_order_that_just_moved_is_given_time(resources, place, redis):
     await place()
-    await lose_all_jobs(redis, resources)
-    counts = await run_once(
-        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=60_000
-    )
-    assert counts == reconcile.Counts()
+    lose_all_jobs(redis, resources)
+    assert await run(resources, grace_ms=60_000) == Counts()
 
 
 async def test_every_page_is_looked_at(resources, place, redis, monkeypatch):
     monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 3)
     for _ in range(7):
         await place()
-    await lose_all_jobs(redis, resources)
-    assert await run(resources) == reconcile.Counts(unsettled=7, jobs_added=7)
+    lose_all_jobs(redis, resources)
+    assert await run(resources) == Counts(unsettled=7, jobs_added=7)
 
 
 async def test_expired_idempotency_keys_are_purged(resources, sql):
@@ -153,14 +119,6 @@ async def test_expired_idempotency_keys_are_purged(resources, sql):
     )
     assert (await run(resources)).keys_purged == 1
     assert await sql.fetchval("SELECT key FROM idempotency_keys") == "new"
-
-
-async def complete_in_node(redis: Redis, resources: Resources, job, result: str) -> None:
-    """Leave the keys that a worker in Node leaves when it has done a job."""
-    prefix = f"{resources.settings.queue_prefix}:{job.queue}"
-    await redis.zrem(f"{prefix}:prioritized", job.job_id)
-    await redis.zadd(f"{prefix}:completed", {job.job_id: 1})
-    await redis.hset(f"{prefix}:{job.job_id}", "returnvalue", result)
 
 
 @pytest.mark.parametrize(
@@ -175,15 +133,15 @@ async def test_a_payment_that_node_took_is_written_down_and_not_taken_again(
     resources, place, redis, sql, result, order, payment
 ):
     receipt = await place()
-    await complete_in_node(redis, resources, payment_job_of(receipt), result)
+    complete_in_node(redis, resources, payment_job_of(receipt), result)
 
-    assert await run(resources) == reconcile.Counts(unsettled=1, results_taken=1)
+    assert await run(resources) == Counts(unsettled=1, results_taken=1)
 
     assert await sql.fetchval("SELECT status FROM orders") == order
     row = await sql.fetchrow("SELECT status, transaction_id, decline_reason FROM payments")
     assert tuple(row) == payment
     # And the next run sees to it that the customer is told.
-    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
+    assert await run(resources) == Counts(unsettled=1, jobs_added=1)
 
 
 async def test_the_word_of_the_gateway_is_better_than_that_of_a_job(
@@ -193,18 +151,18 @@ async def test_the_word_of_the_gateway_is_better_than_that_of_a_job(
     charged = await resources.gateway.charge(
         Charge(str(receipt.payment_id), receipt.total, "EUR", PaymentMethod.CARD, None)
     )
-    await complete_in_node(redis, resources, payment_job_of(receipt), '{"success":false}')
-    assert await run(resources) == reconcile.Counts(unsettled=1, results_taken=1)
+    complete_in_node(redis, resources, payment_job_of(receipt), '{"success":false}')
+    assert await run(resources) == Counts(unsettled=1, results_taken=1)
     assert await sql.fetchval("SELECT transaction_id FROM payments") == charged.transaction_id
     assert gateway_server.charge(receipt.payment_id)["id"] == charged.transaction_id
 
 
 async def test_what_only_the_gateway_can_tell_waits_for_it(resources, place, redis):
     receipt = await place()
-    await complete_in_node(redis, resources, payment_job_of(receipt), '{"success":false}')
+    complete_in_node(redis, resources, payment_job_of(receipt), '{"success":false}')
     async with httpx.AsyncClient(base_url="http://127.0.0.1:9", trust_env=False) as client:
         alone = replace(resources, gateway=SandboxGateway(client))
-        assert await run(alone) == reconcile.Counts(unsettled=1, put_off=1)
+        assert await run(alone) == Counts(unsettled=1, put_off=1)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +174,8 @@ async def test_what_only_the_gateway_can_tell_waits_for_it(resources, place, red
 )
 async def test_a_result_that_says_nothing_is_asked_for_again(resources, place, redis, result):
     receipt = await place()
-    await complete_in_node(redis, resources, payment_job_of(receipt), result)
-    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_retried=1)
+    complete_in_node(redis, resources, payment_job_of(receipt), result)
+    assert await run(resources) == Counts(unsettled=1, jobs_retried=1)
 
 
 async def test_a_customer_whom_node_told_is_not_told_again(resources, place, redis, sql):
@@ -225,122 +183,11 @@ async def test_a_customer_whom_node_told_is_not_told_again(resources, place, red
     await sql.execute("UPDATE orders SET status = 'confirmed'")
     job = order_confirmation_job(str(receipt.order_id), "user-1")
     await resources.queues.add(job)
-    await complete_in_node(redis, resources, job, '{"success":true}')
+    complete_in_node(redis, resources, job, '{"success":true}')
 
-    assert await run(resources) == reconcile.Counts(unsettled=1, results_taken=1)
+    assert await run(resources) == Counts(unsettled=1, results_taken=1)
     assert await sql.fetchval("SELECT notified_at IS NOT NULL FROM orders")
-    assert await run(resources) == reconcile.Counts()
-
-
-async def test_jobs_are_fed_in_as_the_queue_has_room_the_oldest_first(
-    settings, resources, place, redis, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 3)
-    receipts = [await place() for _ in range(10)]
-    await lose_all_jobs(redis, resources)
-    taken: list[str] = []
-    deepest = 0
-    async with open_resources(settings.model_copy(update={"queue_depth_limit": 4})) as shallow:
-        run_now = asyncio.create_task(run(shallow))
-        queue = shallow.queues.queue("payment-processing")
-        async with asyncio.timeout(30):
-            while len(taken) < len(receipts):
-                waiting = await redis.zrange(queue.keys["prioritized"], 0, -1)
-                deepest = max(deepest, len(waiting))
-                taken += waiting
-                for job_id in waiting:
-                    await queue.remove(job_id)
-        counts = await run_now
-
-    assert counts == reconcile.Counts(unsettled=10, jobs_added=10)
-    assert deepest <= 4
-    assert taken == [f"payment-{receipt.payment_id}" for receipt in receipts]
-
-
-async def test_a_full_queue_does_not_hold_up_the_other(
-    settings, resources, place, redis, sql, monkeypatch: pytest.MonkeyPatch
-):
-    unpaid = [await place() for _ in range(3)]
-    paid = await place()
-    await lose_all_jobs(redis, resources)
-    await sql.execute("UPDATE orders SET status = 'confirmed' WHERE id = $1", paid.order_id)
-    # One order a page: the one that is paid is the last that is looked at.
-    monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 1)
-    told = order_confirmation_job(str(paid.order_id), "user-1")
-    async with open_resources(settings.model_copy(update={"queue_depth_limit": 2})) as shallow:
-        run_now = asyncio.create_task(run(shallow))
-        async with asyncio.timeout(30):
-            while await shallow.queues.states([told]) != [JobState.LIVE]:
-                await asyncio.sleep(0.01)
-        assert not run_now.done(), "it still waits for room for the third payment"
-        await shallow.queues.remove(payment_job_of(unpaid[0]))
-        assert await run_now == reconcile.Counts(unsettled=4, jobs_added=4)
-
-
-async def test_one_run_at_a_time(resources, place, redis, sql):
-    await place()
-    await lose_all_jobs(redis, resources)
-    async with sql.transaction():
-        await sql.execute(QUERIES["lock_reconciler"])
-        assert await run(resources) == reconcile.Counts(another_runs=True)
-    assert await run(resources) == reconcile.Counts(unsettled=1, jobs_added=1)
-
-
-#: What holds the lock of the reconciler.
-LOCKS = """
-SELECT a.state, a.backend_xmin IS NOT NULL AS has_snapshot
-FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()
-"""
-
-
-async def test_a_run_that_takes_long_keeps_no_snapshot(
-    settings, resources, place, redis, sql, monkeypatch: pytest.MonkeyPatch
-):
-    """While a transaction has one, PostgreSQL keeps every row that was updated since."""
-    await place()
-    await lose_all_jobs(redis, resources)
-    filling = payment_job_of(await place())
-    async with open_resources(settings.model_copy(update={"queue_depth_limit": 1})) as full:
-        looked, looks = asyncio.Event(), full.queues.room
-
-        async def room(queue: str) -> int:
-            looked.set()
-            return await looks(queue)
-
-        monkeypatch.setattr(full.queues, "room", room)
-        run_now = asyncio.create_task(run(full))
-        async with asyncio.timeout(30):
-            await looked.wait()
-        assert await sql.fetchrow(LOCKS) == ("idle in transaction", False)
-        assert not run_now.done(), "it waits for room"
-        await full.queues.remove(filling)
-        assert (await run_now).jobs_added == 1
-
-
-async def test_a_run_does_not_wait_for_room_for_ever(
-    settings, resources, place, redis, monkeypatch: pytest.MonkeyPatch
-):
-    for _ in range(5):
-        await place()
-    await lose_all_jobs(redis, resources)
-    monkeypatch.setattr("orderflow.reconcile.run.WAIT_FOR_ROOM_AT_MOST_S", 0.2)
-    async with open_resources(settings.model_copy(update={"queue_depth_limit": 2})) as shallow:
-        assert await run(shallow) == reconcile.Counts(unsettled=5, jobs_added=2)
-
-
-async def test_a_run_ends_in_time_and_the_next_one_begins_with_the_oldest(
-    resources, place, redis, monkeypatch: pytest.MonkeyPatch
-):
-    receipts = [await place() for _ in range(3)]
-    await lose_all_jobs(redis, resources)
-    monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 1)
-    with monkeypatch.context() as hurry:
-        hurry.setattr("orderflow.reconcile.run.RUN_AT_MOST_S", 0)
-        assert await run(resources) == reconcile.Counts(unsettled=1)
-    assert await run(resources) == reconcile.Counts(unsettled=3, jobs_added=3)
-    jobs = [payment_job_of(receipt) for receipt in receipts]
-    assert await resources.queues.states(jobs) == [JobState.LIVE] * 3
+    assert await run(resources) == Counts()
 
 
 async def test_what_was_put_right_is_said_with_the_reason(resources, place, redis, sql):
@@ -349,26 +196,20 @@ async def test_what_was_put_right_is_said_with_the_reason(resources, place, redi
     jobs = {name: payment_job_of(receipt) for name, receipt in orders.items()}
     payments = f"{resources.settings.queue_prefix}:payment-processing"
     for name in ("lost", "failed"):
-        await redis.zrem(f"{payments}:prioritized", jobs[name].job_id)
-    await redis.zadd(f"{payments}:failed", {jobs["failed"].job_id: 1})
+        redis.zrem(f"{payments}:prioritized", jobs[name].job_id)
+    redis.zadd(f"{payments}:failed", {jobs["failed"].job_id: 1})
     told = order_confirmation_job(str(orders["told"].order_id), "user-1")
     await resources.queues.add(told)
-    await complete_in_node(redis, resources, told, '{"success":true}')
+    complete_in_node(redis, resources, told, '{"success":true}')
     taken = '{"success":true,"transactionId":"ch_1"}'
-    await complete_in_node(redis, resources, jobs["paid"], taken)
+    complete_in_node(redis, resources, jobs["paid"], taken)
     change = "UPDATE orders SET {} WHERE id = $1"
     await sql.execute(change.format("status = 'confirmed'"), orders["told"].order_id)
     old = "created_at = now() - interval '2 h'"
     await sql.execute(change.format(old), orders["old"].order_id)
 
     with capture_logs() as logs:
-        await run_once(
-            db=resources.db,
-            queues=resources.queues,
-            gateway=resources.gateway,
-            grace_ms=0,
-            rules=reconcile.Rules(order_ttl=timedelta(hours=1)),
-        )
+        await run(resources, rules=Rules(order_ttl=timedelta(hours=1)))
 
     said = {line["order_id"]: line for line in logs if line["event"] == "order put right"}
     actions = {name: said.pop(str(orders[name].order_id), {}).get("action") for name in names}

@@ -170,7 +170,7 @@ class AmountMismatch(OrderflowError):
 
 
 class MethodMismatch(OrderflowError):
-    """The job says '{asked}' but payment '{payment_id}' is by '{method}'; no charge was made."""
+    """The job says '{asked}' but payment '{payment_id}' is by '{method}'; no charge."""
 
 
 class WrongOrder(OrderflowError):

@@ -76,7 +76,7 @@ async def handle_event(
     row = await db.fetchrow("find_payment", event["payment_id"])
     if row is None:
         done = Done.UNKNOWN
-        log.warning("event of an unknown payment", event_id=job.event_id, type=event["type"])
+        log.warning("event of an unknown payment", event_id=job.event_id, event_type=event["type"])
     else:
         done = await _done(event, Payment.from_row(row), db, gateway, queues)
     await db.fetchrow("end_event", job.gateway, job.event_id, done.value, done is not Done.UNKNOWN)

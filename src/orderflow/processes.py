@@ -147,7 +147,7 @@ class _Processes:
             # The machine is short of something, or the program is just being replaced.
             log.warning("a process cannot be started", reason=str(error))
             return _NOT_DRAINED
-        log.info("process started", process=process.pid)
+        log.info("process started", pid=process.pid)
         self._running.add(process)
         try:
             return await process.wait()

@@ -65,7 +65,7 @@ async def purge_orders(
     Raises ValueError for less than YOUNGEST, DatabaseUnavailable or redis.RedisError.
     """
     if older_than < YOUNGEST:
-        raise ValueError(f"orders younger than {YOUNGEST.days} days are not purged")
+        raise ValueError(f"older_than: must be {YOUNGEST.days} days or more")
     run = _Run(older_than, end_statuses(undelivered=undelivered), db, queues)
     async for order_ids in _pages(older_than, batch, db):
         if stop.is_set():

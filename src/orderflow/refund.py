@@ -305,7 +305,9 @@ async def write_refund(refund_id: UUID, outcome: RefundOutcome | None, db: Datab
     async with db.transaction() as transaction:
         await transaction.fetch("lock_payment_of_refund", refund_id)
         written = await transaction.fetchrow("settle_refunded", refund_id, gateway_id, uuid7())
-    log.info("refund settled" if written else "refund was settled", refund_id=str(refund_id))
+    log.info(
+        "refund settled" if written else "refund was settled already", refund_id=str(refund_id)
+    )
     return written is not None
 
 

@@ -112,7 +112,7 @@ def fleet(
         # Processes outlive a parent that is killed; the folder says that a number is still theirs.
         for line in events(program, "process started"):
             with suppress(psutil.Error):
-                process = psutil.Process(line["process"])
+                process = psutil.Process(line["pid"])
                 if process.cwd() == str(tmp_path):
                     process.kill()
 

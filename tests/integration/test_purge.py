@@ -176,7 +176,7 @@ async def test_what_is_stopped_ends_after_its_batch_and_can_be_taken_up_again(pu
 
 
 async def test_what_is_young_is_never_purged(resources) -> None:
-    with pytest.raises(ValueError, match="younger than 30 days"):
+    with pytest.raises(ValueError, match="older_than: must be 30 days or more"):
         await purge_orders(
             timedelta(days=29), db=resources.db, queues=resources.queues, stop=asyncio.Event()
         )

@@ -119,7 +119,7 @@ class Tokens:
 def check_authentication(settings: Settings) -> None:
     """Raise InvalidSettings if the settings leave no way to know who is calling."""
     if settings.jwt_secret is None and settings.jwt_jwks is None:
-        raise InvalidSettings(faults="set JWT_SECRET or JWT_JWKS, to check the callers' tokens")
+        raise InvalidSettings(faults="JWT_SECRET or JWT_JWKS must be set, to check tokens with")
     if settings.development and settings.jwt_secret is None:
         raise InvalidSettings(faults="DEVELOPMENT: /demo needs JWT_SECRET, to sign tokens with")
     source = settings.jwt_jwks

@@ -127,7 +127,7 @@ def _build(queue: str, processor: Processor, concurrency: int, settings: Setting
     worker.on("error", lambda error, *_: log.warning("worker error", reason=str(error)))
     worker.on("stalled", lambda job_id: log.warning(STALLED, queue=queue, job_id=job_id))
     worker.on(
-        "lockRenewalFailed", lambda job_ids: log.warning("locks lost", queue=queue, jobs=job_ids)
+        "lockRenewalFailed", lambda job_ids: log.warning("locks lost", queue=queue, job_ids=job_ids)
     )
     return worker
 
@@ -179,7 +179,7 @@ async def _drain_and_close(worker: SlotWorker, timeout_s: float) -> None:
             return await worker.close()
     except TimeoutError:
         left = [job.id for job, _token in worker.jobs]
-        log.warning("drain deadline reached; jobs are left for redelivery", jobs=left)
+        log.warning("drain deadline reached; jobs are left for redelivery", job_ids=left)
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await worker.close(force=True)

@@ -112,7 +112,7 @@ async def audited(
             "operator action",
             action=action,
             target=target,
-            actor=actor.user,
+            user=actor.user,
             via=actor.via,
             outcome=note.outcome.value,
         )

@@ -124,9 +124,9 @@ class Courier:
             await self._settle(row, answer)
         except OrderflowError as error:
             # Its claim ends, and it is tried again: what cannot be written down did not happen.
-            log.warning("webhook not settled", delivery=row["id"], reason=str(error))
+            log.warning("webhook not settled", delivery_id=row["id"], reason=str(error))
         except Exception:
-            log.exception("webhook not delivered", delivery=row["id"])
+            log.exception("webhook not delivered", delivery_id=row["id"])
         finally:
             self._under_way[endpoint] -= 1
             # Not for each place that is free: what is claimed together costs one statement.
@@ -160,8 +160,8 @@ class Courier:
         WEBHOOK_ATTEMPTS["failed" if status == "waiting" else status,] += 1
         log.debug(
             "webhook tried",
-            delivery=row["id"],
-            endpoint=str(row["endpoint_id"]),
+            delivery_id=row["id"],
+            endpoint_id=str(row["endpoint_id"]),
             status_code=answer.status_code,
             error=answer.error,
         )
@@ -172,5 +172,5 @@ class Courier:
         endpoint = row["endpoint_id"]
         if not (await get_endpoint(endpoint, db=self._db)).enabled:
             return  # several may be told at the same time
-        log.warning("webhook endpoint disabled", endpoint=str(endpoint), reason=because)
+        log.warning("webhook endpoint disabled", endpoint_id=str(endpoint), reason=because)
         await disable_endpoint(endpoint, because, _ITSELF, db=self._db)

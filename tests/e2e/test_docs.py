@@ -49,7 +49,6 @@ NOT_RUN = {
     r"pg_basebackup ": "leaves words out",
     r"git ": "changes a repository",
     r".* --processes ": "test_processes.py runs many of a worker",
-    r"redis-cli .* --bigkeys|redis-cli .* CONFIG SET": "is for a server of its own",
 }
 #: These go on until they are told to end.
 GOES_ON = re.compile(r"python -m orderflow\.(api|worker|exporter|sandbox\.\w+)\b|curl -N")

@@ -55,6 +55,9 @@ async def test_an_attempt_that_failed_says_why_until_the_next_is_done(redis_serv
 
     bench = probe(redis_server.url, "why", process)
     ends = tell_ends(bench)
+    told: list[Any] = []
+    bench.worker.on("failed", lambda job, *_: told.append(job))
+    bench.worker.on("completed", lambda job, _: told.append(job))
     job = await bench.queue.add("probe", {}, {"attempts": 3})
     kept = await until_in(bench, "completed", job)
     await bench.until_told("completed")
@@ -63,6 +66,9 @@ async def test_an_attempt_that_failed_says_why_until_the_next_is_done(redis_serv
     assert "ValueError: as it was told" in stack
     assert (kept["atm"], kept["returnvalue"]) == ("2", '{"run":2}')
     assert ends == [("failed", 1, False), ("completed", 2, {"run": 2})]
+    failed, completed = told
+    assert (failed.failedReason, failed.stacktrace) == ("as it was told", [stack])
+    assert completed.returnvalue == {"run": 2}
 
 
 async def test_a_job_that_fails_waits_for_its_next_attempt(redis_server, probe):
@@ -215,3 +221,18 @@ async def test_a_parent_that_is_done_before_its_children_failed(redis_server, pr
     job = await bench.queue.add("probe", {}, {"attempts": 1})
     kept = await until_in(bench, "failed", job)
     assert "has pending dependencies" in kept["failedReason"]
+
+
+async def test_an_end_that_redis_will_never_take_stops_no_slot(redis_server, probe):
+    async def process(job: Any, _token: str) -> None:
+        if job.name == "fails":
+            raise ValueError("as it was told")
+
+    bench = probe(redis_server.url, "never", process, concurrency=1)
+    await bench.redis.set(f"{bench.prefix}:failed", "no set")
+    await bench.queue.add("fails", {}, {"attempts": 1})
+    await bench.until_told("error", "WRONGTYPE")
+    other = await bench.queue.add("other", {})
+    await until_in(bench, "completed", other)
+    await bench.until(lambda: asyncio.sleep(0, not bench.worker.jobs))
+    assert bench.worker.lockManager.get_active_job_count() == 0, "nothing renews a lock of it"

@@ -34,6 +34,7 @@ async def test_a_worker_cannot_be_run_twice(redis_server, probe):
 
 
 async def test_a_worker_tells_of_its_jobs_and_of_itself_as_bullmq_does(redis_server, probe):
+    before = asyncio.all_tasks()
     bench = probe(redis_server.url, "tells", does)
     told: list[tuple[Any, ...]] = []
     bench.worker.on("active", lambda job, before: told.append(("active", job.name, before)))
@@ -48,7 +49,47 @@ async def test_a_worker_tells_of_its_jobs_and_of_itself_as_bullmq_does(redis_ser
     jobs = [("active", "one", "waiting"), ("completed", "one", {})]
     assert told == [*jobs, ("paused",), ("resumed",), ("closed",)]
     await asyncio.wait_for(bench.loop, PATIENCE_S)
-    assert not bench.worker.running
+    assert (bench.worker.running, bench.worker.closed) == (False, True)
+    assert asyncio.all_tasks() == before, "nothing of it goes on"
+
+
+async def test_a_loop_that_is_cancelled_leaves_no_job_running(redis_server, probe):
+    running = asyncio.Event()
+    left = asyncio.Event()
+
+    async def process(_job: Any, _token: str) -> None:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    bench = probe(redis_server.url, "cancelled", process)
+    job = await bench.queue.add("probe", {})
+    await asyncio.wait_for(running.wait(), PATIENCE_S)
+    bench.loop.cancel()
+    await asyncio.wait_for(left.wait(), PATIENCE_S)
+    assert await bench.redis.lrange(f"{bench.prefix}:active", 0, -1) == [job.id]
+
+
+async def test_the_lock_of_a_job_is_renewed_while_it_runs(redis_server, probe):
+    may_end = asyncio.Event()
+
+    async def process(_job: Any, _token: str) -> None:
+        await may_end.wait()
+
+    bench = probe(redis_server.url, "renewed", process, lockDuration=2000, lockRenewTime=100)
+    job = await bench.queue.add("probe", {})
+    lock = f"{bench.prefix}:{job.id}:lock"
+    await bench.until(lambda: bench.redis.exists(lock))
+    ends_in_ms = [2000]
+
+    async def is_renewed() -> bool:
+        ends_in_ms.append(await bench.redis.pttl(lock))
+        return ends_in_ms[-1] > ends_in_ms[-2]
+
+    await bench.until(is_renewed)
+    may_end.set()
 
 
 @pytest.mark.parametrize("name", ["host-1", None])

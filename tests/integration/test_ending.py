@@ -202,13 +202,16 @@ async def test_an_end_that_is_another_workers_to_tell_is_not_told(redis_server, 
     assert await bench.redis.hget(f"{bench.prefix}:{taken.id}", "failedReason") is None
 
 
-async def test_what_is_postponed_is_delayed_by_whole_milliseconds(redis_server, probe):
+async def test_what_is_postponed_is_delayed_by_whole_milliseconds_from_now(redis_server, probe):
     bench = probe(redis_server.url, "whole", failing(Postponed(LONG_MS / 1000 + 0.0001)))
     ends = tell_ends(bench)
+    before_ms = int(time.time() * 1000)
     job = await bench.queue.add("probe", {}, {"attempts": 1})
     kept = await until_in(bench, "delayed", job)
     await bench.until(lambda: asyncio.sleep(0, bool(ends)))
     assert kept["delay"] == str(LONG_MS + 1), "not before the worker takes jobs again"
+    due_ms = await bench.redis.zscore(f"{bench.prefix}:delayed", job.id) / 4096
+    assert before_ms + LONG_MS <= due_ms <= time.time() * 1000 + LONG_MS + 2
     assert ends == [("postponed", 0)]
 
 

@@ -53,7 +53,7 @@ async def test_a_worker_tells_of_its_jobs_and_of_itself_as_bullmq_does(redis_ser
     assert asyncio.all_tasks() == before, "nothing of it goes on"
 
 
-async def test_a_loop_that_is_cancelled_leaves_no_job_running(redis_server, probe):
+async def test_a_loop_that_is_cancelled_leaves_no_slot_running(redis_server, probe):
     running = asyncio.Event()
     left = asyncio.Event()
 
@@ -64,11 +64,14 @@ async def test_a_loop_that_is_cancelled_leaves_no_job_running(redis_server, prob
         finally:
             left.set()
 
-    bench = probe(redis_server.url, "cancelled", process)
+    # One has the job, one waits in Redis, and one for its turn.
+    bench = probe(redis_server.url, "cancelled", process, concurrency=3)
     job = await bench.queue.add("probe", {})
     await asyncio.wait_for(running.wait(), PATIENCE_S)
     bench.loop.cancel()
     await asyncio.wait_for(left.wait(), PATIENCE_S)
+    slots = [task for task in asyncio.all_tasks() if task.get_name().startswith("slot ")]
+    await asyncio.wait_for(asyncio.gather(*slots, return_exceptions=True), PATIENCE_S)
     assert await bench.redis.lrange(f"{bench.prefix}:active", 0, -1) == [job.id]
 
 

@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test chaos bench check docs dist sbom audit lock upgrade-check format clean node prometheus chromium balancers pgbouncer
+.PHONY: help run test coverage chaos bench check docs dist sbom audit lock upgrade-check format clean node prometheus chromium balancers pgbouncer
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -18,6 +18,16 @@ run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends
 
 test: $(VENV)/.dev node prometheus chromium balancers pgbouncer ## Set up and run all tests; REDIS_SERVER=a/valkey-server tries that one
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Programs that tests start get an environment without what coverage would look for: Python tells each.
+MEASURES = $(wildcard $(VENV)/lib/python3*/site-packages)/orderflow-coverage.pth
+coverage: $(VENV)/.dev node prometheus chromium balancers pgbouncer ## Run all tests, and list the lines and branches that none of them takes
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@echo "import os, coverage; os.environ.update(COVERAGE_PROCESS_START='$(CURDIR)/pyproject.toml'," \
+		"COVERAGE_FILE='$(CURDIR)/build/coverage/data'); coverage.process_startup()" > $(MEASURES)
+	-@trap 'rm $(MEASURES)' EXIT; $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/coverage combine -q --data-file build/coverage/data build/coverage
+	@$(BIN)/coverage report --data-file build/coverage/data
 
 chaos: $(VENV)/.dev ## Break a running shop in all ways there are, and count every order; ARGS="--runs 5"
 	@$(BIN)/orderflow chaos $(ARGS)

@@ -15,12 +15,10 @@ import json
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import TypeAlias
 from uuid import UUID
 
@@ -28,11 +26,11 @@ import asyncpg
 import psutil
 from uuid_utils.compat import uuid7
 
-from bench.servers import POSTGRES_SETTINGS
+from bench.servers import open_folder, open_postgres
 from orderflow.db import Database, open_database
 from orderflow.db.migrate import migrate
 from orderflow.ended import end_statuses
-from orderflow.sandbox.servers import Server, free_port, start_postgres
+from orderflow.sandbox.servers import Server
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -278,13 +276,9 @@ async def _run(server: Server, orders: int, name: str) -> None:
 def main() -> None:
     """Measure, and print what was found."""
     orders = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    with tempfile.TemporaryDirectory(prefix="orderflow-postgres-") as folder:
-        server = start_postgres(Path(folder), free_port(), POSTGRES_SETTINGS)
-        try:
-            for name in ("plain", "partitioned"):
-                asyncio.run(_run(server, orders, name))
-        finally:
-            server.stop()
+    with open_folder() as folder, open_postgres(folder / "postgres") as server:
+        for name in ("plain", "partitioned"):
+            asyncio.run(_run(server, orders, name))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,12 @@ import asyncio
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
-from bench.servers import POSTGRES_SETTINGS
+from bench.servers import open_folder, open_postgres
 from bench.shop import PRODUCTS, open_shop
 from orderflow.checkout import place_order
 from orderflow.checkout_body import Checkout
@@ -26,7 +24,7 @@ from orderflow.db.migrate import migrate
 from orderflow.logs import configure_logs
 from orderflow.resources import Resources, open_resources
 from orderflow.sandbox.pgbouncer import start_pgbouncer
-from orderflow.sandbox.servers import free_port, own_redis, start_postgres, start_redis
+from orderflow.sandbox.servers import free_port, own_redis, start_redis
 from orderflow.settings import load_settings
 
 _AT_ONCE, _ALONE, _TURNS = 64, 300, 5
@@ -86,12 +84,10 @@ def main() -> None:
     checkouts = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     configure_logs("json", "warning")
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orderflow-bench-")))
-        folder.chmod(0o755)
+        folder = stack.enter_context(open_folder())
         redis = start_redis(folder / "redis", free_port(), executable=own_redis())
         stack.callback(redis.stop)
-        postgres = start_postgres(folder / "postgres", free_port(), POSTGRES_SETTINGS)
-        stack.callback(postgres.stop)
+        postgres = stack.enter_context(open_postgres(folder / "postgres"))
         asyncio.run(migrate(postgres.url))
         open_shop(postgres.url, _ORDERS_BEFORE)
         pooler = start_pgbouncer(folder, free_port(), postgres, _SESSIONS, mode="transaction")

@@ -10,22 +10,20 @@ from __future__ import annotations
 import asyncio
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from uuid import UUID
 
 import psutil
 
-from bench.servers import POSTGRES_SETTINGS
+from bench.servers import POSTGRES_SETTINGS, open_folder, open_postgres
 from bench.shop import add_paid_orders, open_shop
 from orderflow.db import Database, Reads, open_database
 from orderflow.db.migrate import migrate
 from orderflow.db.replica import open_reads
 from orderflow.logs import configure_logs
 from orderflow.sandbox.chaos.homes import processes_of
-from orderflow.sandbox.servers import Server, free_port, start_postgres, start_standby
+from orderflow.sandbox.servers import Server, free_port, start_standby
 from orderflow.settings import Settings, load_settings
 
 _AT_ONCE, _TURNS = 32, 5
@@ -98,10 +96,8 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     configure_logs("json", "warning")
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orderflow-bench-")))
-        folder.chmod(0o755)
-        primary = start_postgres(folder / "primary", free_port(), POSTGRES_SETTINGS)
-        stack.callback(primary.stop)
+        folder = stack.enter_context(open_folder())
+        primary = stack.enter_context(open_postgres(folder / "primary"))
         asyncio.run(migrate(primary.url))
         open_shop(primary.url, 1_000)
         ids = add_paid_orders(primary.url, _ORDERS)

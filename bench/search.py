@@ -11,19 +11,16 @@ import asyncio
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import TypeAlias
 
 import asyncpg
 
-from bench.servers import POSTGRES_SETTINGS
+from bench.servers import open_folder, open_postgres
 from orderflow.db import Database, open_database
 from orderflow.db.migrate import migrate
-from orderflow.sandbox.servers import free_port, start_postgres
 
 _BATCH, _BATCHES, _TURNS, _LOOKS = 128, 200, 3, 300
 
@@ -169,12 +166,8 @@ async def _run(url: str, orders: int) -> None:
 def main() -> None:
     """Measure, and print what was found."""
     orders = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000_000
-    with tempfile.TemporaryDirectory(prefix="orderflow-postgres-") as folder:
-        server = start_postgres(Path(folder), free_port(), POSTGRES_SETTINGS)
-        try:
-            asyncio.run(_run(server.url, orders))
-        finally:
-            server.stop()
+    with open_folder() as folder, open_postgres(folder / "postgres") as server:
+        asyncio.run(_run(server.url, orders))
 
 
 if __name__ == "__main__":

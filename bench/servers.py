@@ -171,20 +171,38 @@ class Lab:
 
 
 @contextmanager
+def open_folder() -> Iterator[Path]:
+    """Give a folder for what servers keep; it is removed on leaving."""
+    with tempfile.TemporaryDirectory(prefix="orderflow-bench-") as name:
+        # Not closed to other users: as root, PostgreSQL runs as one of its own.
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def open_postgres(
+    folder: Path, settings: Mapping[str, str] = POSTGRES_SETTINGS
+) -> Iterator[Server]:
+    """Give a PostgreSQL that keeps its data in a folder; it is stopped on leaving."""
+    server = start_postgres(folder, free_port(), dict(settings))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
 def open_lab(
     log_level: str, *, postgres: bool, settings: Mapping[str, str] = POSTGRES_SETTINGS
 ) -> Iterator[Lab]:
     """Give the servers of a row. With PostgreSQL the database `shop` is migrated and filled."""
     with ExitStack() as stack:
-        # Not a folder that is closed to other users: as root, PostgreSQL runs as one of its own.
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orderflow-bench-")))
-        folder.chmod(0o755)
+        folder = stack.enter_context(open_folder())
         redis = start_redis(folder / "redis", free_port(), executable=own_redis())
         stack.callback(redis.stop)
         server = None
         if postgres:
-            server = start_postgres(folder / "postgres", free_port(), dict(settings))
-            stack.callback(server.stop)
+            server = stack.enter_context(open_postgres(folder / "postgres", settings))
         lab = Lab(folder, redis, server, log_level)
         stack.callback(lab.redis.close)
         SERVER_VERSIONS["redis"] = str(lab.redis.info("server")["redis_version"])

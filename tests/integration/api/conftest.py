@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
@@ -69,6 +70,10 @@ class Api:
 
     async def get(self, path: str, *, user: str = "user-1", admin: bool = False) -> httpx.Response:
         return await self.client.get(path, headers=self.bearer(user, admin=admin))
+
+
+async def count_orders(sql: asyncpg.Connection[asyncpg.Record]) -> int:
+    return int(await sql.fetchval("SELECT count(*) FROM orders"))
 
 
 def _b64(data: bytes) -> str:

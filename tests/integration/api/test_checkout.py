@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from tests.integration.api.conftest import BODY, count_orders
 
 from orderflow.bull.states import JobState
 from orderflow.contract import payment_job
@@ -21,16 +22,6 @@ from orderflow.setting_types import RedisUrl
 from orderflow.settings import Settings
 
 Sql = asyncpg.Connection
-
-GOOD = {
-    "items": [{"sku": "pot-glass", "quantity": 2}],
-    "paymentMethod": "card",
-    "contact": {"email": "ada@shop.example"},
-}
-
-
-async def count_orders(sql: Sql) -> int:
-    return int(await sql.fetchval("SELECT count(*) FROM orders"))
 
 
 async def test_order_is_kept_priced_and_queued(api: Any, sql: Sql, resources: Resources) -> None:
@@ -61,7 +52,7 @@ async def test_location_leads_to_the_order(api: Any) -> None:
     ("changes", "field", "rule"),
     [
         ({"items": []}, "/items", "items-at-least 1"),
-        ({"items": GOOD["items"] * 101}, "/items", "items-at-most 100"),
+        ({"items": BODY["items"] * 101}, "/items", "items-at-most 100"),
         ({"items": "pot-glass"}, "/items", "array"),
         ({"items": None}, "/items", "array"),
         ({"items": ["pot-glass"]}, "/items/0", "object"),
@@ -156,7 +147,7 @@ async def test_body_must_be_an_object(api: Any, body: bytes) -> None:
 
 def spoiled(old: str, new: str) -> bytes:
     """Return a good body with one part of its text replaced."""
-    text = json.dumps(GOOD)
+    text = json.dumps(BODY)
     assert old in text
     return text.replace(old, new).encode()
 
@@ -168,9 +159,9 @@ def spoiled(old: str, new: str) -> bytes:
         b"{",
         b"items=1",
         b"\xff\xfe",
-        json.dumps(GOOD).encode("utf-16"),
-        b"\xef\xbb\xbf" + json.dumps(GOOD).encode(),
-        json.dumps(GOOD).encode() + b"{}",
+        json.dumps(BODY).encode("utf-16"),
+        b"\xef\xbb\xbf" + json.dumps(BODY).encode(),
+        json.dumps(BODY).encode() + b"{}",
         spoiled("pot-glass", "\\ud800"),
         spoiled("pot-glass", "\\udc00x"),
         spoiled("pot-glass", "raw\0nul"),
@@ -205,7 +196,7 @@ async def test_odd_numbers_are_faults(api: Any, number: str) -> None:
     ["application/json", "Application/JSON; charset=utf-8", "application/vnd.shop.v1+json"],
 )
 async def test_json_media_types_are_taken(api: Any, content_type: str) -> None:
-    response = await api.post(json.dumps(GOOD).encode(), **{"Content-Type": content_type})
+    response = await api.post(json.dumps(BODY).encode(), **{"Content-Type": content_type})
 
     assert response.status_code == 202
 
@@ -215,7 +206,7 @@ async def test_json_media_types_are_taken(api: Any, content_type: str) -> None:
     ["", "text/plain", "application/x-www-form-urlencoded", "application/+json", "text/json"],
 )
 async def test_other_media_types_are_refused(api: Any, content_type: str) -> None:
-    response = await api.post(json.dumps(GOOD).encode(), **{"Content-Type": content_type})
+    response = await api.post(json.dumps(BODY).encode(), **{"Content-Type": content_type})
 
     assert (response.status_code, api.problem(response)) == (415, "unsupported-media-type")
     assert api.faults(response) == [("Content-Type", "application/json")]

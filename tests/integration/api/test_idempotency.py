@@ -9,20 +9,11 @@ from typing import Any
 
 import asyncpg
 import pytest
+from tests.integration.api.conftest import BODY, count_orders
 
 from orderflow.settings import Settings
 
 Sql = asyncpg.Connection
-
-GOOD = {
-    "items": [{"sku": "pot-glass", "quantity": 2}],
-    "paymentMethod": "card",
-    "contact": {"email": "ada@shop.example"},
-}
-
-
-async def count_orders(sql: Sql) -> int:
-    return int(await sql.fetchval("SELECT count(*) FROM orders"))
 
 
 async def test_same_key_is_answered_again(api: Any, sql: Sql) -> None:
@@ -58,8 +49,8 @@ async def test_a_key_is_the_same_however_it_is_spelled(
 
 
 async def test_the_same_request_may_be_spelled_in_another_way(api: Any) -> None:
-    body = json.dumps(GOOD).encode()
-    spelled = json.dumps(dict(reversed(GOOD.items())), indent=4).encode()
+    body = json.dumps(BODY).encode()
+    spelled = json.dumps(dict(reversed(BODY.items())), indent=4).encode()
 
     await api.post(body, **{"Idempotency-Key": "k-1"})
     response = await api.post(spelled, **{"Idempotency-Key": "k-1"})
@@ -131,7 +122,7 @@ async def test_a_key_that_another_process_writes_is_waited_for(api: Any, sql: Sq
 )
 async def test_unusable_keys_are_named(api: Any, key: str, rule: str) -> None:
     headers = {**api.bearer(), "Idempotency-Key": key.encode("latin-1")}
-    response = await api.client.post("/checkout", headers=headers, json=GOOD)
+    response = await api.client.post("/checkout", headers=headers, json=BODY)
 
     assert (response.status_code, api.problem(response)) == (400, "invalid-header")
     assert api.faults(response) == [("Idempotency-Key", rule)]
@@ -139,7 +130,7 @@ async def test_unusable_keys_are_named(api: Any, key: str, rule: str) -> None:
 
 async def test_only_one_key_may_be_sent(api: Any) -> None:
     headers = [*api.bearer().items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
-    response = await api.client.post("/checkout", headers=headers, json=GOOD)
+    response = await api.client.post("/checkout", headers=headers, json=BODY)
 
     assert (response.status_code, api.faults(response)) == (400, [("Idempotency-Key", "once")])
 

@@ -28,12 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 products_app = typer.Typer(help="The catalogue.", no_args_is_help=True)
-app.add_typer(products_app, name="products")
+app.add_typer(products_app, name="products", rich_help_panel="The shop")
 products_app.command("load")(shop.products_load)
 mail_app = typer.Typer(help="Mails and SMS.", no_args_is_help=True)
-app.add_typer(mail_app, name="mail")
+app.add_typer(mail_app, name="mail", rich_help_panel="The shop")
 mail_app.command("preview")(mail.preview)
-app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel="The shop")
 
 _COMMANDS = {
     "The shop": (shop.migrate, shop.reconcile, shop.doctor, shop.token),

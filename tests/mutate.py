@@ -177,6 +177,10 @@ def main(file: Path, tests: list[str]) -> int:
         with suppress(Exception):
             importlib.import_module(module)
     sys.meta_path.remove(never)
+    # Of a package that needs the file, what was imported would not be found in the one made anew.
+    for module in [name for name in sys.modules if name.startswith("orderflow.")]:
+        if module.rpartition(".")[0] not in sys.modules:
+            del sys.modules[module]
     ends = Counter[str]()
     for what in mutants(tree):
         code = compile(ast.fix_missing_locations(tree), str(file), "exec")

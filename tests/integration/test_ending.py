@@ -132,14 +132,23 @@ async def test_one_that_cancels_itself_fails_alone(redis_server, probe):
         assert (kept["failedReason"], kept["atm"]) == ("CancelledError", "2")
 
 
-async def test_a_strategy_may_say_that_there_is_no_next_attempt(redis_server, probe):
-    strategy = {"backoffStrategy": lambda *_: -1}
+async def test_a_strategy_says_when_there_is_a_next_attempt_and_when_not(redis_server, probe):
+    strategy = {"backoffStrategy": lambda made, *_: 0 if made == 1 else -1}
     bench = probe(redis_server.url, "no-next", failing(ValueError("x")), settings=strategy)
     ends = tell_ends(bench)
     job = await bench.queue.add("probe", {}, {"attempts": 3, "backoff": {"type": "ours"}})
     await until_in(bench, "failed", job)
-    await bench.until_told("failed")
-    assert ends == [("failed", 1, True)]
+    await bench.until(lambda: asyncio.sleep(0, len(ends) == 2))
+    assert ends == [("failed", 1, False), ("failed", 2, True)]
+
+
+async def test_the_job_that_comes_with_a_failed_ones_end_is_run(redis_server, probe):
+    bench = probe(redis_server.url, "comes-with", failing(ValueError("x")), concurrency=1)
+    await bench.worker.pause()
+    jobs = [await bench.queue.add("probe", {}, {"attempts": 1}) for _ in range(2)]
+    bench.worker.resume()
+    for job in jobs:
+        await until_in(bench, "failed", job)
 
 
 async def test_a_job_whose_options_cannot_be_kept_to_fails_and_is_kept(redis_server, probe):

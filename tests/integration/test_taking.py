@@ -25,6 +25,17 @@ async def add_broken(bench: Any, fields: dict[str, str]) -> str:
     return str(job.id)
 
 
+async def until_one_waits(bench: Any, prefix: str) -> None:
+    """Return when a slot waits in Redis until there is a job."""
+    ours = node_client_name(prefix, "probe")
+
+    async def one_waits() -> bool:
+        clients = await bench.redis.client_list()
+        return any(c["name"] == ours and c["cmd"] == "bzpopmin" for c in clients)
+
+    await bench.until(one_waits)
+
+
 async def test_a_worker_cannot_be_run_twice(redis_server, probe):
     bench = probe(redis_server.url, "twice", does)
     await bench.queue.add("probe", {})
@@ -68,6 +79,7 @@ async def test_a_loop_that_is_cancelled_leaves_no_slot_running(redis_server, pro
     bench = probe(redis_server.url, "cancelled", process, concurrency=3)
     job = await bench.queue.add("probe", {})
     await asyncio.wait_for(running.wait(), PATIENCE_S)
+    await until_one_waits(bench, "cancelled")
     bench.loop.cancel()
     await asyncio.wait_for(left.wait(), PATIENCE_S)
     slots = [task for task in asyncio.all_tasks() if task.get_name().startswith("slot ")]
@@ -111,13 +123,7 @@ async def test_a_pause_of_slots_that_wait_takes_nothing_more(redis_server, probe
     bench = probe(redis_server.url, "idle", does, concurrency=3)
     await bench.queue.add("probe", {})
     await bench.until_told("completed")
-    ours = node_client_name("idle", "probe")
-
-    async def one_waits() -> bool:
-        clients = await bench.redis.client_list()
-        return any(c["name"] == ours and c["cmd"] == "bzpopmin" for c in clients)
-
-    await bench.until(one_waits)
+    await until_one_waits(bench, "idle")
     pausing = asyncio.create_task(bench.worker.pause())
     await asyncio.sleep(0)
     left = await bench.queue.add("probe", {})
@@ -158,7 +164,7 @@ async def test_a_longer_rest_is_not_ended_by_a_shorter_one(redis_server, probe):
     bench = probe(redis_server.url, "rests", does)
     await bench.worker.pause()
     bench.worker.rest(3600)
-    bench.worker.rest(0.01)
+    bench.worker.rest(0)
     await bench.queue.add("probe", {})
     bench.worker.resume()
     assert bench.worker._is_limited()
@@ -183,17 +189,21 @@ async def test_a_job_that_cannot_be_read_fails_as_it_is(redis_server, probe):
     await bench.until_told("completed")
 
 
-async def test_options_that_mean_nothing_are_one_attempt_that_is_kept(redis_server, probe):
+@pytest.mark.parametrize("state", ["completed", "failed"])
+async def test_options_that_mean_nothing_are_one_attempt_that_is_kept(redis_server, probe, state):
     ran: list[str] = []
 
     async def process(job: Any, _token: str) -> None:
         ran.append(job.id)
-        raise ValueError("as it was told")
+        if state == "failed":
+            raise ValueError("as it was told")
 
-    bench = probe(redis_server.url, "meaningless", process)
-    job_id = await add_broken(bench, {"opts": '{"attempts": "many", "removeOnFail": "never"}'})
-    await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:failed", job_id))
-    assert ran == [job_id]
+    bench = probe(redis_server.url, f"meaningless-{state}", process)
+    meaningless = '{"attempts": "many", "removeOnComplete": "never", "removeOnFail": "never"}'
+    job_id = await add_broken(bench, {"opts": meaningless})
+    await bench.until_told(state)
+    assert await bench.redis.zscore(f"{bench.prefix}:{state}", job_id)
+    assert (ran, [said for event, said in bench.told if event == "error"]) == ([job_id], [])
 
 
 async def test_a_job_that_is_to_fail_is_not_run(redis_server, probe):

@@ -140,6 +140,7 @@ async def test_what_redis_refuses_is_told_and_asked_again(redis_server, probe):
     await bench.until_told("error", "WRONGTYPE")
     await bench.redis.delete(f"{bench.prefix}:active")
     await bench.until_told("completed")
+    assert all("WRONGTYPE" in said for event, said in bench.told if event == "error")
 
 
 async def test_no_job_is_taken_before_a_limit_allows_it(redis_server, probe):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncpg
 from redis import Redis
 
 from orderflow.checkout import Receipt
@@ -18,6 +19,19 @@ async def run(resources: Resources, grace_ms: int = 0, rules: Rules = Rules()) -
         grace_ms=grace_ms,
         rules=rules,
     )
+
+
+async def run_over_rested(
+    resources: Resources,
+    sql: asyncpg.Connection,
+    rules: Rules = Rules(),  # noqa: B008 - it is frozen
+) -> Counts:
+    """Run over orders that rested for long, and not once more over those that the run ends.
+
+    It looks at open and at ended orders side by side.
+    """
+    await sql.execute("UPDATE orders SET updated_at = now() - interval '1 h'")
+    return await run(resources, grace_ms=60_000, rules=rules)
 
 
 def lose_all_jobs(redis: Redis, resources: Resources) -> None:

@@ -10,13 +10,14 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
+from tests.integration.reconciling import run_over_rested
 
 from orderflow.bull import changes
 from orderflow.bull.changes import ChangesListener
 from orderflow.bull.queues import open_queues
 from orderflow.contract import PaymentMethod
 from orderflow.gateways import Charge
-from orderflow.reconcile import Counts, Rules, run_once
+from orderflow.reconcile import Counts, Rules
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port
 from orderflow.settings import Settings
@@ -134,12 +135,6 @@ async def test_what_the_reconciler_writes_is_told(resources: Resources, place, s
     )
     await sql.execute("UPDATE orders SET created_at = now() - interval '2 h'")
     await listener.heard(1.0)
-    counts = await run_once(
-        db=resources.db,
-        queues=resources.queues,
-        gateway=resources.gateway,
-        grace_ms=0,
-        rules=Rules(order_ttl=timedelta(hours=1)),
-    )
+    counts = await run_over_rested(resources, sql, Rules(order_ttl=timedelta(hours=1)))
     assert counts == Counts(unsettled=2, results_taken=1, orders_expired=1)
     await heard(listener, {str(paid.order_id), str(expired.order_id)})

@@ -11,6 +11,7 @@ import asyncpg
 import httpx
 import pytest
 from redis import Redis
+from tests.integration import reconciling
 
 from orderflow.bull.states import JobState
 from orderflow.charge import charge_payment, expire_payment
@@ -18,20 +19,18 @@ from orderflow.checkout import Receipt
 from orderflow.contract import PaymentJob, PaymentMethod, payment_failed_job, payment_job
 from orderflow.gateways import Approved, Charge, Outcome
 from orderflow.gateways.sandbox import SandboxGateway
-from orderflow.reconcile import Counts, Rules, run_once
+from orderflow.reconcile import Counts, Rules
 from orderflow.resources import Resources
 
 RULES = Rules(order_ttl=timedelta(hours=1), charge_at_most=timedelta(minutes=2))
 
 
 async def run(resources: Resources) -> Counts:
-    return await run_once(
-        db=resources.db,
-        queues=resources.queues,
-        gateway=resources.gateway,
-        grace_ms=0,
-        rules=RULES,
-    )
+    return await reconciling.run(resources, rules=RULES)
+
+
+async def run_over_rested(resources: Resources, sql: asyncpg.Connection) -> Counts:
+    return await reconciling.run_over_rested(resources, sql, RULES)
 
 
 def job_of(receipt: Receipt):
@@ -69,7 +68,7 @@ async def test_it_is_cancelled_with_its_job_and_its_stock_goes_back(
     young = await place()
     assert await stock(sql) == before - 2
 
-    assert await run(resources) == Counts(unsettled=2, orders_expired=1)
+    assert await run_over_rested(resources, sql) == Counts(unsettled=2, orders_expired=1)
 
     assert await stock(sql) == before
     order = await sql.fetchrow("SELECT * FROM order_details WHERE id = $1", old_order.order_id)
@@ -88,10 +87,7 @@ async def test_it_is_cancelled_with_its_job_and_its_stock_goes_back(
 
 @pytest.mark.usefixtures("old_order")
 async def test_without_a_limit_no_order_is_too_old(resources):
-    counts = await run_once(
-        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
-    )
-    assert counts == Counts(unsettled=1)
+    assert await reconciling.run(resources) == Counts(unsettled=1)
 
 
 async def test_one_whose_money_was_taken_is_confirmed_instead(resources, old_order, sql):
@@ -102,7 +98,7 @@ async def test_one_whose_money_was_taken_is_confirmed_instead(resources, old_ord
     taken = await resources.gateway.charge(charge)
     assert isinstance(taken, Approved)
 
-    assert await run(resources) == Counts(unsettled=1, results_taken=1)
+    assert await run_over_rested(resources, sql) == Counts(unsettled=1, results_taken=1)
 
     row = await sql.fetchrow(
         "SELECT o.status, p.transaction_id FROM orders o JOIN payments p ON p.order_id = o.id"
@@ -126,7 +122,7 @@ async def test_nothing_is_cancelled_while_the_gateway_cannot_be_asked(silent, ol
 @pytest.mark.usefixtures("old_order")
 async def test_a_charge_that_began_is_given_its_time(resources, sql, ago, counts):
     await begin_charge(sql, ago)
-    assert await run(resources) == counts
+    assert await run_over_rested(resources, sql) == counts
 
 
 async def test_what_a_worker_holds_is_left_to_it(resources, old_order, redis: Redis, settings, sql):
@@ -190,7 +186,7 @@ async def test_a_charge_that_comes_after_all_is_written_down(resources, old_orde
 
     # For longer than any worker may be at it, says the row; so it is given up.
     await sql.execute("UPDATE payments SET updated_at = now() - interval '1 h'")
-    assert await run(resources) == Counts(unsettled=1, orders_expired=1)
+    assert await run_over_rested(resources, sql) == Counts(unsettled=1, orders_expired=1)
     sleepy.awake.set()
 
     assert (await charging)["success"] is False, "the order stays cancelled"

@@ -8,7 +8,13 @@ from datetime import timedelta
 import httpx
 import pytest
 from structlog.testing import capture_logs
-from tests.integration.reconciling import complete_in_node, lose_all_jobs, payment_job_of, run
+from tests.integration.reconciling import (
+    complete_in_node,
+    lose_all_jobs,
+    payment_job_of,
+    run,
+    run_over_rested,
+)
 
 from orderflow.bull.states import JobState
 from orderflow.bull.suspects import PUT_ASIDE
@@ -135,7 +141,7 @@ async def test_a_payment_that_node_took_is_written_down_and_not_taken_again(
     receipt = await place()
     complete_in_node(redis, resources, payment_job_of(receipt), result)
 
-    assert await run(resources) == Counts(unsettled=1, results_taken=1)
+    assert await run_over_rested(resources, sql) == Counts(unsettled=1, results_taken=1)
 
     assert await sql.fetchval("SELECT status FROM orders") == order
     row = await sql.fetchrow("SELECT status, transaction_id, decline_reason FROM payments")
@@ -152,7 +158,7 @@ async def test_the_word_of_the_gateway_is_better_than_that_of_a_job(
         Charge(str(receipt.payment_id), receipt.total, "EUR", PaymentMethod.CARD, None)
     )
     complete_in_node(redis, resources, payment_job_of(receipt), '{"success":false}')
-    assert await run(resources) == Counts(unsettled=1, results_taken=1)
+    assert await run_over_rested(resources, sql) == Counts(unsettled=1, results_taken=1)
     assert await sql.fetchval("SELECT transaction_id FROM payments") == charged.transaction_id
     assert gateway_server.charge(receipt.payment_id)["id"] == charged.transaction_id
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 from bullmq import UnrecoverableError
 from tests.integration import life
+from tests.integration.reconciling import run, run_over_rested
 from tests.integration.stripe_server import (
     API_KEY,
     CAREFUL,
@@ -40,8 +41,7 @@ from orderflow.gateways import (
 )
 from orderflow.gateways.minor_units import from_minor_units, to_minor_units
 from orderflow.gateways.stripe import StripeGateway, open_gateway
-from orderflow.reconcile import Counts, Rules, run_once
-from orderflow.resources import Resources
+from orderflow.reconcile import Counts, Rules
 from orderflow.settings import Settings
 
 #: Stripe's client hands httpx its forms in a way that httpx means to give up.
@@ -466,16 +466,6 @@ def settings(settings: Settings, stripe: Stripe) -> Settings:
     return at_stripe(settings, stripe)
 
 
-async def reconcile(resources: Resources, rules: Rules) -> Counts:
-    return await run_once(
-        db=resources.db,
-        queues=resources.queues,
-        gateway=resources.gateway,
-        grace_ms=0,
-        rules=rules,
-    )
-
-
 async def status(sql: Any) -> tuple[str, str, Any]:
     row = await sql.fetchrow(
         """SELECT o.status, p.status AS payment_status, p.client_secret
@@ -511,7 +501,7 @@ async def test_a_job_that_has_to_wait_ends_and_leaves_its_order_open(resources, 
 
     asked = len(stripe.asked)
     assert await life.charge(resources, receipt) == waits, "a second delivery"
-    assert await reconcile(resources, Rules()) == Counts(unsettled=1), "nor is its job put back"
+    assert await run(resources) == Counts(unsettled=1), "nor is its job put back"
     assert len(stripe.asked) == asked
 
 
@@ -522,13 +512,13 @@ async def test_where_an_event_was_lost_the_reconciler_asks_in_time(
     receipt = await place(paymentToken=stripe.card(CAREFUL))
     await life.charge(resources, receipt)
     await let_it_rest(sql)
-    assert await reconcile(resources, Rules()) == Counts(unsettled=1), "nothing is new"
+    assert await run(resources) == Counts(unsettled=1), "nothing is new"
     [intent] = stripe.intents(receipt.payment_id)
     stripe.authenticate(intent, success=success)
-    assert await reconcile(resources, Rules()) == Counts(unsettled=1), "it rests again"
+    assert await run(resources) == Counts(unsettled=1), "it rests again"
 
     await let_it_rest(sql)
-    assert await reconcile(resources, Rules()) == Counts(unsettled=1, results_taken=1)
+    assert await run_over_rested(resources, sql) == Counts(unsettled=1, results_taken=1)
     assert (await status(sql))[::2] == (order, None)
 
 
@@ -541,12 +531,12 @@ async def test_an_order_that_nobody_pays_is_called_off_at_stripe_before_it_is_ca
     rules = Rules(order_ttl=timedelta(hours=1))
     await let_it_rest(sql)
     stripe.faults.append(Fault("/cancel", 503))
-    assert (await reconcile(resources, rules)).orders_expired == 0
+    assert (await run(resources, rules=rules)).orders_expired == 0
     asked = len(stripe.asked)
-    assert await reconcile(resources, rules) == Counts(unsettled=1)
+    assert await run(resources, rules=rules) == Counts(unsettled=1)
     assert len(stripe.asked) == asked, "it rests again"
     await let_it_rest(sql)
-    assert await reconcile(resources, rules) == Counts(unsettled=1, orders_expired=1)
+    assert await run_over_rested(resources, sql, rules) == Counts(unsettled=1, orders_expired=1)
     [intent] = stripe.intents(receipt.payment_id)
     assert intent["status"] == "canceled"
     assert await status(sql) == ("cancelled", "failed", None)

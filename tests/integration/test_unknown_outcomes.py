@@ -8,20 +8,15 @@ import httpx
 import pytest
 from redis import Redis
 from structlog.testing import capture_logs
+from tests.integration.reconciling import run, run_over_rested
 
 from orderflow.bull.states import JobState
 from orderflow.contract import NewJob, PaymentJob, PaymentMethod, QueueName, payment_job
 from orderflow.gateways import Approved, Charge, Declined, Outcome
 from orderflow.gateways.sandbox import SandboxGateway
-from orderflow.reconcile import Counts, run_once
+from orderflow.reconcile import Counts
 from orderflow.resources import Resources
 from orderflow.testing import perform_job
-
-
-async def run(resources: Resources) -> Counts:
-    return await run_once(
-        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
-    )
 
 
 @pytest.fixture
@@ -144,6 +139,6 @@ async def test_an_order_that_cannot_be_written_holds_up_no_other(resources, plac
         f"""ALTER TABLE payments ADD CONSTRAINT not_this_one
             CHECK (id <> '{first.payment_id}' OR status <> 'completed')"""
     )
-    assert await run(resources) == Counts(unsettled=2, results_taken=1)
+    assert await run_over_rested(resources, sql) == Counts(unsettled=2, results_taken=1)
     rows = await sql.fetch("SELECT status FROM orders ORDER BY id")
     assert [row["status"] for row in rows] == ["processing", "confirmed"]

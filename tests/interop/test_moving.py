@@ -14,10 +14,11 @@ import httpx
 import pytest
 from tests.conftest import CATALOGUE, SECRET, start_program, wait_until
 from tests.integration.cli import run_command
+from tests.integration.reconciling import run, run_over_rested
 from tests.interop.bridge import Node
 from tests.interop.conftest import NODE_OPTIONS, Keys, foreign_data
 
-from orderflow.reconcile import Counts, run_once
+from orderflow.reconcile import Counts
 from orderflow.sandbox.servers import free_port, port_is_taken
 from orderflow.sandbox.tokens import make_token
 from orderflow.settings import Settings
@@ -222,24 +223,19 @@ async def test_what_node_ran_goes_into_our_rows_and_is_not_run_again(
 ):
     """With workers in Node that return what the contract says, the order worker may run."""
 
-    async def reconciled() -> Counts:
-        return await run_once(
-            db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
-        )
-
     returns = {"success": True, "transactionId": "ch_of_node"}
     node.ask("startWorker", queue=PAYMENTS, returns=returns)
     node.ask("startWorker", queue=NOTIFICATIONS, returns={"success": True})
     await place()
     assert_each_was_done_once(keys(PAYMENTS), 1)
-    assert await reconciled() == Counts(unsettled=1, results_taken=1)
+    assert await run_over_rested(resources, sql) == Counts(unsettled=1, results_taken=1)
     assert await sql.fetchval("SELECT transaction_id FROM payments") == "ch_of_node"
     assert await sql.fetchval("SELECT status FROM orders") == "confirmed"
 
-    assert await reconciled() == Counts(unsettled=1, jobs_added=1), "the confirmation"
+    assert await run(resources) == Counts(unsettled=1, jobs_added=1), "the confirmation"
     assert_each_was_done_once(keys(NOTIFICATIONS), 1)
-    assert await reconciled() == Counts(unsettled=1, results_taken=1)
-    assert await reconciled() == Counts(), "all is well, and Node mailed once"
+    assert await run(resources) == Counts(unsettled=1, results_taken=1)
+    assert await run(resources) == Counts(), "all is well, and Node mailed once"
     assert len(node.ask("ran", queue=NOTIFICATIONS)) == 1
 
 

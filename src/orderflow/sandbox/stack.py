@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 60.0
 #: Longer than a worker drains.
 _STOP_TIMEOUT_S = 25.0
 

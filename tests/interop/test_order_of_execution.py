@@ -171,7 +171,7 @@ async def test_a_strategy_of_our_own_decides_by_attempt_and_error(resources, set
 
     async def strategy(attempts_made: int, kind: str, error: Exception, job: Any) -> int:
         assert (kind, str(error), job.name) == ("by-hand", "as asked", "probe")
-        return -1 if attempts_made == 3 else 40 * attempts_made
+        return -1 if attempts_made == 3 else 300 * attempts_made
 
     async def fails(_job: Any, _token: str) -> None:
         raise ValueError("as asked")
@@ -187,5 +187,5 @@ async def test_a_strategy_of_our_own_decides_by_attempt_and_error(resources, set
     await worker.close()
     await running
     first, second = delays_of(keys("probe"))
-    assert abs(first - 40) <= 15
-    assert abs(second - 80) <= 15
+    # What passes between deciding and writing it down is missing.
+    assert 0 < first <= 300 < second <= 600

@@ -13,13 +13,15 @@ import asyncpg
 import httpx
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
-from tests.conftest import SECRET, events, start_program, wait_until
+from tests.conftest import CATALOGUE, SECRET, events, start_program, wait_until
 from tests.e2e.conftest import ShopProcesses, body
 
 from orderflow.db import migrate
+from orderflow.products import load_products, read_catalogue
 from orderflow.sandbox.servers import free_port
 from orderflow.sandbox.tokens import make_token
 
@@ -184,15 +186,20 @@ async def test_a_charge_that_outlasts_the_drain_is_left_and_taken_once(
     assert gateway_server.charge(receipt["paymentId"]) == charge
 
 
-def _downgrade(connection: Connection) -> None:
+def _make_schema_of_the_version_before(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.downgrade(config, "-1")
+    connection.execute(text("DROP SCHEMA public CASCADE"))
+    connection.execute(text("CREATE SCHEMA public"))
     connection.commit()
+    newest = ScriptDirectory.from_config(config).get_revision("head")
+    command.upgrade(config, newest.down_revision)
 
 
-async def test_the_schema_is_migrated_under_load(closed_shop, database_url, tmp_path, sql):
+async def test_the_schema_is_migrated_under_load(
+    closed_shop, database_url, resources, tmp_path, sql
+):
     shop = closed_shop
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -200,8 +207,9 @@ async def test_the_schema_is_migrated_under_load(closed_shop, database_url, tmp_
         poolclass=NullPool,
     )
     async with engine.connect() as connection:
-        await connection.run_sync(_downgrade)
+        await connection.run_sync(_make_schema_of_the_version_before)
     await engine.dispose()
+    await load_products(read_catalogue(CATALOGUE), resources.db)
     shop.start(*WORKERS, "api")
     with Balancer(shop.url).busy() as balancer:
         await asyncio.to_thread(balancer.sells, 10)

@@ -129,11 +129,3 @@ def upgrade() -> None:
     """Create everything."""
     for statement in STATEMENTS:
         op.execute(statement)
-
-
-def downgrade() -> None:
-    """Drop everything."""
-    op.execute("DROP VIEW order_details")
-    op.execute(
-        "DROP TABLE notifications, idempotency_keys, payments, order_items, orders, products"
-    )

@@ -21,8 +21,3 @@ def upgrade() -> None:
         )
         """
     )
-
-
-def downgrade() -> None:
-    """Drop the table."""
-    op.execute("DROP TABLE stray_charges")

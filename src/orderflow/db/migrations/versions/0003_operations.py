@@ -105,9 +105,3 @@ def upgrade() -> None:
     """Create the tables."""
     for statement in STATEMENTS:
         op.execute(statement)
-
-
-def downgrade() -> None:
-    """Drop them."""
-    op.execute("DROP TABLE bulk_actions, audit_log, failure_groups, job_failures")
-    op.execute("DROP FUNCTION refuse_change")

@@ -21,9 +21,3 @@ def upgrade() -> None:
             # One whose building was broken off is left, and no query uses it.
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
             op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {columns}")
-
-
-def downgrade() -> None:
-    """Drop them."""
-    for name in INDEXES:
-        op.execute(f"DROP INDEX {name}")

@@ -104,8 +104,3 @@ def upgrade() -> None:
     """Create the tables."""
     for statement in STATEMENTS:
         op.execute(statement)
-
-
-def downgrade() -> None:
-    """Drop them."""
-    op.execute("DROP TABLE book_differences, event_messages, order_events, refunds")

@@ -46,18 +46,3 @@ def upgrade() -> None:
         for statement in STATEMENTS:
             op.execute(statement)
         op.execute("ALTER TABLE payments VALIDATE CONSTRAINT payments_status_check")
-
-
-def downgrade() -> None:
-    """Drop them. Payments that wait for their customer are being processed again."""
-    op.execute("DROP TABLE gateway_events")
-    op.execute("UPDATE payments SET status = 'processing' WHERE status = 'requires_action'")
-    op.execute(
-        """
-        ALTER TABLE payments
-            DROP COLUMN client_secret,
-            DROP CONSTRAINT payments_status_check,
-            ADD CONSTRAINT payments_status_check CHECK (status IN (
-                'pending', 'processing', 'completed', 'failed', 'refunded'))
-        """
-    )

@@ -89,15 +89,3 @@ def upgrade() -> None:
         for statement in STATEMENTS:
             op.execute(statement)
         op.execute("ALTER TABLE audit_log VALIDATE CONSTRAINT audit_log_via_check")
-
-
-def downgrade() -> None:
-    """Drop them. What a worker did stays in the audit log."""
-    op.execute("DROP TABLE webhook_attempts, webhook_deliveries, webhook_endpoints")
-    op.execute(
-        """
-        ALTER TABLE audit_log
-            DROP CONSTRAINT audit_log_via_check,
-            ADD CONSTRAINT audit_log_via_check CHECK (via IN ('api', 'cli', 'page')) NOT VALID
-        """
-    )

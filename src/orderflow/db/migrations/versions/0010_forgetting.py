@@ -7,18 +7,6 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-_REFUSE_CHANGE = """
-    CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN{exception}
-        RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
-    END
-    $$
-"""
-_UNLESS_FORGETTING = """
-        IF TG_OP = 'UPDATE' AND current_setting('orderflow.forgetting', true) = 'on' THEN
-            RETURN NULL;
-        END IF;"""
-
 STATEMENTS = (
     "ALTER TABLE orders ADD COLUMN forgotten_at timestamptz",
     """
@@ -48,7 +36,16 @@ STATEMENTS = (
         BEFORE UPDATE ON audit_log
         FOR EACH ROW EXECUTE FUNCTION refuse_all_but_texts()
     """,
-    _REFUSE_CHANGE.format(exception=_UNLESS_FORGETTING),
+    """
+    CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP = 'UPDATE' AND current_setting('orderflow.forgetting', true) = 'on' THEN
+            RETURN NULL;
+        END IF;
+        RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
+    END
+    $$
+    """,
 )
 
 
@@ -58,20 +55,3 @@ def upgrade() -> None:
         for statement in STATEMENTS:
             op.execute(statement)
         op.execute("ALTER TABLE orders VALIDATE CONSTRAINT checkout_knows_its_customer")
-
-
-def downgrade() -> None:
-    """Change them back. Orders of forgotten people stay as they are."""
-    op.execute(_REFUSE_CHANGE.format(exception=""))
-    op.execute("DROP TRIGGER audit_log_forgets_only_texts ON audit_log")
-    op.execute("DROP FUNCTION refuse_all_but_texts")
-    op.execute(
-        """
-        ALTER TABLE orders
-            DROP CONSTRAINT checkout_knows_its_customer,
-            ADD CONSTRAINT checkout_knows_its_customer
-                CHECK (source <> 'checkout' OR (user_id IS NOT NULL AND email IS NOT NULL))
-                NOT VALID,
-            DROP COLUMN forgotten_at
-        """
-    )

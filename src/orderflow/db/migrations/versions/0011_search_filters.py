@@ -26,10 +26,7 @@ INDEXES = {
         table="payments", what="transaction_id", filter=_FILTER.format(rows=350)
     ),
 }
-_REPLACED = {
-    "orders_by_email": "orders (lower(email), id DESC)",
-    "payments_by_transaction": "payments (transaction_id) WHERE transaction_id IS NOT NULL",
-}
+_REPLACED = ("orders_by_email", "payments_by_transaction")
 _TABLES = ("orders", "payments")
 
 
@@ -53,18 +50,3 @@ def upgrade() -> None:
             op.execute(f"ANALYZE {table}")
         for name in _REPLACED:
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-
-
-def downgrade() -> None:
-    """Drop them, and build the others again."""
-    for table in _TABLES:
-        op.execute(
-            f"""
-            ALTER TABLE {table} RESET (
-                autovacuum_vacuum_insert_scale_factor, autovacuum_vacuum_insert_threshold)
-            """
-        )
-    for name, index in _REPLACED.items():
-        op.execute(f"CREATE INDEX {name} ON {index}")
-    for name in INDEXES:
-        op.execute(f"DROP INDEX {name}")

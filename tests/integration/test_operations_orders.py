@@ -87,6 +87,13 @@ async def test_the_search_reads_by_index(sql: Any) -> None:
         INSERT INTO payments (id, order_id, method, amount, currency, status, transaction_id)
         SELECT gen_random_uuid(), id, 'card', 1, 'EUR', 'completed', 'ch_' || id FROM placed
     """)
+    await sql.execute("""
+        INSERT INTO job_failures (queue, job_id, job_name, order_id, attempt, final,
+                                  error_type, message, stack, fingerprint, worker)
+        SELECT 'payment-processing', 'payment-' || n, 'process-payment', gen_random_uuid(), 1,
+               false, 'GatewayUnavailable', '', '', n % 4, 'w'
+        FROM generate_series(1, 2000) n
+    """)
     await sql.execute("ANALYZE")
     for name, value in BY_KEY.items():
         await sql.execute(f"SET {name} = '{value}'")

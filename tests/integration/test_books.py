@@ -7,6 +7,7 @@ import csv
 import io
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from uuid import UUID, uuid4
 
 import httpx
@@ -274,12 +275,19 @@ async def test_the_command_prints_csv_and_ends_with_1_where_something_differs(
     charge = Charge(str(uuid4()), Decimal("5.00"), "EUR", PaymentMethod.CARD, None)
     made = await resources.gateway.charge(charge)
     await compare()
-    done = await asyncio.to_thread(
+    command = partial(
         run_command,
-        *("books", "--csv"),
+        "books",
         folder=tmp_path,
         environment=process_environment(settings) | {"GATEWAY_URL": own_gateway},
     )
+    done = await asyncio.to_thread(command)
+    assert done.returncode == 1, done.stderr
+    first, _, line = done.stdout.splitlines()
+    assert first == "0 charges and 0 refunds compared, 0 outcomes written, 1 differences"
+    assert made.transaction_id in line
+
+    done = await asyncio.to_thread(command, "--csv")
     assert done.returncode == 1, done.stderr
     [row] = csv.DictReader(io.StringIO(done.stdout))
     assert (row["kind"], row["transaction_id"]) == ("unknown", made.transaction_id)

@@ -89,6 +89,8 @@ async def test_tables_for_people_and_json_for_programs(
     assert "ada@shop.example" not in job.stdout
     (group,) = shown(orderflow("failures", "--json", "--within", "1h"))
     assert group["fingerprint"] == failed
+    (line,) = orderflow("failures").stdout.splitlines()[1:]
+    assert failed in line
     one = orderflow("failures", failed)
     assert "3 failures in payment-processing, 3 of them final" in one.stdout
     fleet = shown(orderflow("workers", "--json"))
@@ -150,6 +152,8 @@ async def test_with_yes_it_is_done_and_written_down(
 
     dry = shown(orderflow("retry-group", failed, "--dry-run", "--json"))
     assert (dry["would"], dry["jobs"]) == (3, 3)
+    trial = orderflow("discard-group", failed, "--dry-run").stdout
+    assert "3 of 3 jobs of payment-processing would be removed" in trial
     assert "j0 is removed" in orderflow("remove", "payment-processing", "j0", "--yes").stdout
     assert "waits" in orderflow("retry", "payment-processing", "j1").stdout
     done = orderflow("retry-group", failed, "--yes", "--rate", "1000")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 import pytest
+from bullmq import UnrecoverableError
 from tests.integration.life import charge, order_of, state_of, tell
 
 from orderflow.bull.states import JobState
@@ -12,6 +14,7 @@ from orderflow.cancel import cancel_order
 from orderflow.contract import JobName, order_event_job
 from orderflow.errors import IllegalTransition, OrderNotFound, UntrueNotification
 from orderflow.shipping import deliver_order, ship_order
+from orderflow.testing import perform_job
 
 
 @pytest.fixture
@@ -53,6 +56,12 @@ async def test_an_order_is_shipped_and_delivered(resources, receipt, ship, deliv
     for kind in (JobName.ORDER_SHIPPED, JobName.ORDER_DELIVERED):
         job = order_event_job(kind, str(receipt.order_id), "user-1")
         assert await state_of(resources, job) is JobState.LIVE
+
+
+async def test_what_became_of_an_order_that_is_not_known_is_told_to_nobody(resources):
+    job = order_event_job(JobName.ORDER_SHIPPED, str(uuid4()), "user-1")
+    with pytest.raises(UnrecoverableError, match="There is no order"):
+        await perform_job("notification", job.name, job.data, resources)
 
 
 async def test_to_say_the_same_again_changes_nothing(receipt, ship, deliver, sql):

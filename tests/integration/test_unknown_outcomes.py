@@ -8,7 +8,7 @@ import httpx
 import pytest
 from redis import Redis
 from structlog.testing import capture_logs
-from tests.integration.reconciling import run, run_over_rested
+from tests.integration.reconciling import lose_all_jobs, run, run_over_rested
 
 from orderflow.bull.states import JobState
 from orderflow.contract import NewJob, PaymentJob, PaymentMethod, QueueName, payment_job
@@ -142,3 +142,13 @@ async def test_an_order_that_cannot_be_written_holds_up_no_other(resources, plac
     assert await run_over_rested(resources, sql) == Counts(unsettled=2, results_taken=1)
     rows = await sql.fetch("SELECT status FROM orders ORDER BY id")
     assert [row["status"] for row in rows] == ["processing", "confirmed"]
+
+
+async def test_no_gateway_is_asked_about_cash(resources, place, redis, sql):
+    await place(paymentMethod="cash", paymentToken=None)
+    lose_all_jobs(redis, resources)
+    await sql.execute("UPDATE orders SET status = 'processing'")
+    await sql.execute("UPDATE payments SET status = 'processing'")
+    async with httpx.AsyncClient(base_url="http://127.0.0.1:9", trust_env=False) as client:
+        alone = replace(resources, gateway=SandboxGateway(client))
+        assert await run(alone) == Counts(unsettled=1, jobs_added=1)

@@ -154,6 +154,7 @@ async def test_the_command_line_does_the_same(
     assert receiver.got[0].verified(secret)
 
     [delivery] = await list_deliveries(UUID(endpoint), db=resources.db)
+    assert str(delivery.id) in orderflow("deliveries", endpoint).stdout
     full = orderflow("deliveries", endpoint, str(delivery.id)).stdout
     assert f"webhook-id order_confirmed_{order.order_id}" in full
     assert "delivered" in full

@@ -23,6 +23,13 @@ from orderflow.settings import Settings
 
 Sql = asyncpg.Connection
 
+#: Whether somebody waits for a row that this transaction has changed.
+WAITING = """
+SELECT count(*) FROM pg_locks l
+WHERE NOT l.granted AND l.locktype = 'transactionid'
+  AND l.transactionid::text::bigint = txid_current()
+"""
+
 
 async def test_order_is_kept_priced_and_queued(api: Any, sql: Sql, resources: Resources) -> None:
     response = await api.checkout()
@@ -243,6 +250,24 @@ async def test_what_is_out_of_stock_is_named(api: Any, sql: Sql) -> None:
     ]
     assert await count_orders(sql) == 0
     assert await sql.fetchval("SELECT stock FROM products WHERE sku = 'pot-glass'") == 500
+
+
+async def test_what_another_took_between_the_look_and_the_write_is_named(
+    api: Any, sql: Sql
+) -> None:
+    async with sql.transaction():
+        await sql.execute("UPDATE products SET stock = 1 WHERE sku = 'pot-glass'")
+        items = [{"sku": "tea-assam", "quantity": 1}, {"sku": "pot-glass", "quantity": 2}]
+        asked = asyncio.create_task(api.checkout(items=items))
+        async with asyncio.timeout(30):
+            while not await sql.fetchval(WAITING):
+                await asyncio.sleep(0.01)
+    response = await asked
+
+    assert (response.status_code, api.problem(response)) == (409, "out-of-stock")
+    assert api.faults(response) == [("/items/1/quantity", "in-stock")]
+    assert await count_orders(sql) == 0
+    assert await sql.fetchval("SELECT stock FROM products WHERE sku = 'pot-glass'") == 1
 
 
 async def test_unknown_products_are_pointed_at(api: Any) -> None:

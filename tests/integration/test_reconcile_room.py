@@ -40,6 +40,41 @@ async def test_jobs_are_fed_in_as_the_queue_has_room_the_oldest_first(
     assert taken == [f"payment-{receipt.payment_id}" for receipt in receipts]
 
 
+async def test_the_jobs_of_a_page_wait_for_those_of_the_page_before(
+    resources, place, redis, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 1)
+    receipts = [await place() for _ in range(3)]
+    lose_all_jobs(redis, resources)
+    begun: list[str] = []
+    looks, may_end = 0, asyncio.Event()
+    adds, states = resources.queues.add_all, resources.queues.states
+
+    async def add_all(jobs):
+        begun.extend(job.job_id for job in jobs)
+        await may_end.wait()
+        await adds(jobs)
+
+    async def look(jobs):
+        nonlocal looks
+        looks += bool(jobs)
+        return await states(jobs)
+
+    monkeypatch.setattr(resources.queues, "add_all", add_all)
+    monkeypatch.setattr(resources.queues, "states", look)
+    run_now = asyncio.create_task(run(resources))
+    jobs = [payment_job_of(receipt).job_id for receipt in receipts]
+    async with asyncio.timeout(30):
+        while looks < 2 or not begun:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+    seen = looks, list(begun)
+    may_end.set()
+    assert seen == (2, jobs[:1]), "the second page is looked at, and waits"
+    assert await run_now == Counts(unsettled=3, jobs_added=3)
+    assert begun == jobs
+
+
 async def test_a_full_queue_does_not_hold_up_the_other(
     settings, resources, place, redis, sql, monkeypatch: pytest.MonkeyPatch
 ):

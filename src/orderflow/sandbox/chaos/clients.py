@@ -36,7 +36,9 @@ async def _one_key(run: Run) -> list[str]:
         await asyncio.gather(*(run.customers.send(client, wish) for _ in range(_AT_ONCE)))
         if wish.statuses.count(202) != _AT_ONCE:
             faults.append(f"of {_AT_ONCE} equal requests not all were answered 202")
-        other = Wish(wish.email, wish.user, wish.key, wish.body | {"paymentMethod": "cash"})
+        # More than any wish has of it.
+        more = {"items": [{"sku": "counted", "quantity": 4}]}
+        other = Wish(wish.email, wish.user, wish.key, wish.body | more)
         status = await run.customers.send(client, other)
         if status != 422:
             faults.append(f"the key with another body was answered {status}, not 422")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.integration.conftest import PATIENCE_S
 
+from orderflow.bull.connection import BLOCK_S
 from orderflow.bull.producer import node_client_name
 
 
@@ -87,6 +88,40 @@ async def test_a_loop_that_is_cancelled_leaves_no_slot_running(redis_server, pro
     assert await bench.redis.lrange(f"{bench.prefix}:active", 0, -1) == [job.id]
 
 
+async def test_a_loop_that_is_cancelled_leaves_no_slot_resting(redis_server, probe):
+    bench = probe(redis_server.url, "cancelled-at-rest", does, concurrency=2)
+    await bench.worker.pause()
+    bench.worker.rest(3600)
+    bench.worker.resume()
+    await bench.until(lambda: asyncio.sleep(0, bench.worker.waiting))
+    slots = [task for task in asyncio.all_tasks() if task.get_name().startswith("slot ")]
+    assert len(slots) == 2
+    bench.loop.cancel()
+    await asyncio.wait_for(asyncio.gather(*slots, return_exceptions=True), PATIENCE_S)
+
+
+async def test_jobs_that_run_side_by_side_have_tokens_of_their_own(redis_server, probe):
+    tokens: list[str] = []
+    all_run = asyncio.Event()
+
+    async def process(_job: Any, token: str) -> None:
+        tokens.append(token)
+        if len(tokens) == 3:
+            all_run.set()
+        await all_run.wait()
+
+    bench = probe(redis_server.url, "tokens", process, concurrency=3)
+    for _ in range(3):
+        await bench.queue.add("probe", {})
+    await asyncio.wait_for(all_run.wait(), PATIENCE_S)
+    assert len(set(tokens)) == 3
+
+
+async def test_no_wait_is_so_long_that_silence_could_be_a_dead_line(redis_server, probe):
+    bench = probe(redis_server.url, "no-longer", does)
+    assert 0 < bench.worker.getBlockTimeout(0) <= BLOCK_S
+
+
 async def test_the_lock_of_a_job_is_renewed_while_it_runs(redis_server, probe):
     may_end = asyncio.Event()
 
@@ -134,11 +169,12 @@ async def test_a_pause_of_slots_that_wait_takes_nothing_more(redis_server, probe
 async def test_what_redis_refuses_is_told_and_asked_again(redis_server, probe):
     bench = probe(redis_server.url, "refuses", does)
     await bench.worker.pause()
-    await bench.redis.set(f"{bench.prefix}:active", "no list")
+    # Only who takes a job looks there: the look for stalled ones does not.
+    await bench.redis.set(f"{bench.prefix}:wait", "no list")
     bench.worker.resume()
-    await bench.queue.add("probe", {})
     await bench.until_told("error", "WRONGTYPE")
-    await bench.redis.delete(f"{bench.prefix}:active")
+    await bench.redis.delete(f"{bench.prefix}:wait")
+    await bench.queue.add("probe", {})
     await bench.until_told("completed")
     assert all("WRONGTYPE" in said for event, said in bench.told if event == "error")
 
@@ -161,6 +197,15 @@ async def test_no_job_is_taken_before_a_limit_allows_it(redis_server, probe):
     assert [said for event, said in bench.told if event == "error"] == []
 
 
+async def test_what_is_limited_is_not_asked_for_until_it_may_be(redis_server, probe):
+    bench = probe(redis_server.url, "asks", does, limiter={"max": 1, "duration": 3_600_000})
+    for _ in range(2):
+        await bench.queue.add("probe", {})
+    await bench.until_told("completed")
+    await bench.until(lambda: asyncio.sleep(0, bench.worker._is_limited()))
+    assert await bench.redis.llen(f"{bench.prefix}:wait") == 1
+
+
 async def test_a_longer_rest_is_not_ended_by_a_shorter_one(redis_server, probe):
     bench = probe(redis_server.url, "rests", does)
     await bench.worker.pause()
@@ -177,16 +222,18 @@ async def test_a_longer_rest_is_not_ended_by_a_shorter_one(redis_server, probe):
 
 async def test_a_job_that_cannot_be_read_fails_as_it_is(redis_server, probe):
     bench = probe(redis_server.url, "unreadable", does)
-    final: list[bool] = []
-    bench.worker.on("failed", lambda _job, _error, last: final.append(last))
+    final: list[tuple[str, bool]] = []
+    bench.worker.on("failed", lambda job, _error, last: final.append((job.name, last)))
+    await bench.worker.pause()
     job_id = await add_broken(bench, {"data": "{broken"})
+    await bench.queue.add("next", {})
+    bench.worker.resume()
     await bench.until_told("failed")
     kept = await bench.redis.hgetall(f"{bench.prefix}:{job_id}")
     assert kept["failedReason"].startswith("the job cannot be read: JSONDecodeError: Expecting")
     assert (kept["data"], kept["stacktrace"], kept["atm"]) == ("{broken", "[]", "1")
-    assert final == [True]
+    assert final == [("probe", True)]
     assert await bench.redis.zscore(f"{bench.prefix}:failed", job_id)
-    await bench.queue.add("probe", {})
     await bench.until_told("completed")
 
 

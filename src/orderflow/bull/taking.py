@@ -135,7 +135,6 @@ class TakingWorker(Worker):  # type: ignore[misc]
     ) -> None:
         """Fail a job that cannot be read. Its hash stays as it is, for a person to see."""
         job = Job(self, data.get("name"), None, {}, job_id)
-        job.id = job_id
         reason = f"the job cannot be read: {type(error).__name__}: {error}"
         await self.backend.moveToFailed(
             job, reason, False, token, False, failure_fields(reason, [])

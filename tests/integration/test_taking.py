@@ -206,6 +206,17 @@ async def test_what_is_limited_is_not_asked_for_until_it_may_be(redis_server, pr
     assert await bench.redis.llen(f"{bench.prefix}:wait") == 1
 
 
+async def test_after_a_limit_it_is_looked_and_not_waited_to_be_told(redis_server, probe):
+    bench = probe(redis_server.url, "looks", does, limiter={"max": 1, "duration": 3_600_000})
+    await until_one_waits(bench, "looks")
+    assert bench.worker.drained
+    await bench.redis.set(f"{bench.prefix}:limiter", 1, px=3_600_000)
+    await bench.queue.add("probe", {})
+    await bench.until(lambda: asyncio.sleep(0, bench.worker._is_limited()))
+    assert not bench.worker.drained
+    assert await bench.redis.exists(f"{bench.prefix}:marker") == 0, "nothing would tell of it"
+
+
 async def test_a_longer_rest_is_not_ended_by_a_shorter_one(redis_server, probe):
     bench = probe(redis_server.url, "rests", does)
     await bench.worker.pause()

@@ -117,6 +117,8 @@ class TakingWorker(Worker):  # type: ignore[misc]
         data, job_id, limited_ms, delayed_until = reply
         if limited_ms and limited_ms > 0:
             self.rest(limited_ms / 1000)
+            # What told of a job is used up: after the rest, look, and do not wait to be told.
+            self.drained = False
             return None
         try:
             job = await self.nextJobFromJobData(

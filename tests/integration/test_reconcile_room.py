@@ -84,11 +84,14 @@ async def test_a_full_queue_does_not_hold_up_the_other(
     await sql.execute("UPDATE orders SET status = 'confirmed' WHERE id = $1", paid.order_id)
     # One order a page: the one that is paid is the last that is looked at.
     monkeypatch.setattr("orderflow.reconcile.look.PAGE_SIZE", 1)
-    told = order_confirmation_job(str(paid.order_id), "user-1")
+    added = [
+        *map(payment_job_of, unpaid[:2]),
+        order_confirmation_job(str(paid.order_id), "user-1"),
+    ]
     async with open_resources(settings.model_copy(update={"queue_depth_limit": 2})) as shallow:
         run_now = asyncio.create_task(run(shallow))
         async with asyncio.timeout(30):
-            while await shallow.queues.states([told]) != [JobState.LIVE]:
+            while await shallow.queues.states(added) != [JobState.LIVE] * 3:
                 await asyncio.sleep(0.01)
         assert not run_now.done(), "it still waits for room for the third payment"
         await shallow.queues.remove(payment_job_of(unpaid[0]))

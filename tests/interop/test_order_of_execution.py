@@ -187,5 +187,5 @@ async def test_a_strategy_of_our_own_decides_by_attempt_and_error(resources, set
     await worker.close()
     await running
     first, second = delays_of(keys("probe"))
-    # What passes between deciding and writing it down is missing.
-    assert 0 < first <= 300 < second <= 600
+    # What passes between deciding and writing it down is missing; clocks count milliseconds.
+    assert 0 < first < 450 < second < 750

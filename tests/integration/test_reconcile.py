@@ -131,7 +131,11 @@ async def test_expired_idempotency_keys_are_purged(resources, sql):
     ("result", "order", "payment"),
     [
         ('{"success":true,"transactionId":"ch_1"}', "confirmed", ("completed", "ch_1", None)),
-        ('{"success":false,"reason":"no"}', "cancelled", ("failed", None, "no")),
+        (
+            '{"success":false,"transactionId":null,"reason":"no"}',
+            "cancelled",
+            ("failed", None, "no"),
+        ),
         ('{"success":false,"reason":null}', "cancelled", ("failed", None, "declined")),
     ],
 )

@@ -22,6 +22,7 @@ from tests.integration.life import (
     state_of,
     tell,
 )
+from tests.integration.reconciling import run
 from tests.integration.test_charge import stock_of
 
 from orderflow import refund
@@ -35,7 +36,6 @@ from orderflow.errors import (
     OrderNotFound,
 )
 from orderflow.invariants import count_violations
-from orderflow.reconcile import run_once
 from orderflow.refund import refunds_of
 from orderflow.testing import perform_job
 
@@ -180,9 +180,7 @@ async def test_a_charge_that_comes_when_all_was_settled_is_given_back(
     assert (void.status, stray.status, stray.cause) == ("void", "pending", "stray")
     job = refund_job(stray.refund_id, str(receipt.order_id))
     assert await state_of(resources, job) is JobState.MISSING
-    counts = await run_once(
-        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=1
-    )
+    counts = await run(resources, grace_ms=1)
     assert counts.follow_ups >= 1
     assert await state_of(resources, job) is JobState.LIVE
     await give_back(resources, receipt, stray.refund_id)
@@ -247,7 +245,7 @@ async def test_an_event_that_nobody_was_told_of_gets_its_job_back(resources, pla
     job = order_event_job(JobName.ORDER_CANCELLED, str(receipt.order_id), "user-1")
     assert await resources.queues.remove(job)
 
-    await run_once(db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=1)
+    await run(resources, grace_ms=1)
 
     assert await state_of(resources, job) is JobState.LIVE
     await tell(resources, "order-cancelled", receipt)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis.exceptions import RedisError
+from tests.integration.reconciling import lose_all_jobs, run
 
 from orderflow import metrics
 from orderflow.bull.queues import JobQueues, open_queues
@@ -66,13 +67,7 @@ async def pay(resources: Resources, receipt: Any, amount: Any = None) -> dict[st
 
 
 async def reconcile(resources: Resources, rules: Rules = HOUR) -> None:
-    await run_once(
-        db=resources.db,
-        queues=resources.queues,
-        gateway=resources.gateway,
-        grace_ms=0,
-        rules=rules,
-    )
+    await run(resources, rules=rules)
 
 
 async def test_an_order_that_is_paid(resources, place, risen):
@@ -145,8 +140,7 @@ def runs_measured() -> float:
 
 async def test_what_the_reconciler_did(resources, place, redis, sql, risen):
     await place()
-    for key in redis.scan_iter(match=f"{resources.settings.queue_prefix}:*"):
-        redis.delete(key)
+    lose_all_jobs(redis, resources)
     await place()
     assert metrics.RECONCILER_LAST_RUN[()] >= 0
     before = runs_measured()

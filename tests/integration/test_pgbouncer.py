@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 import pytest
+from tests.integration import reconciling
 from tests.integration.conftest import checkout_body
 from tests.integration.life import charge
 from tests.pgbouncer import SESSIONS, running_pgbouncer
@@ -19,7 +20,6 @@ from orderflow.db.migrate import migrate
 from orderflow.db.pool import QUERIES
 from orderflow.doctor import Severity, examine
 from orderflow.errors import DatabaseRefused, DatabaseUnavailable, PoolerInTheWay
-from orderflow.reconcile import run_once
 from orderflow.resources import Resources, open_resources
 from orderflow.sandbox.servers import Server
 from orderflow.setting_types import PostgresUrl
@@ -149,10 +149,7 @@ async def test_one_reconciler_runs_at_a_time(resources, through, place):
     async with many(through, 2) as (one, other):
 
         async def run(process: Resources) -> bool:
-            counts = await run_once(
-                db=process.db, queues=process.queues, gateway=process.gateway, grace_ms=0
-            )
-            return not counts.another_runs
+            return not (await reconciling.run(process)).another_runs
 
         async with one.db.transaction() as transaction:
             assert (await transaction.fetchrow("lock_reconciler"))["mine"]

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 from tests.integration.life import charge, give_back, given_back, order_of, state_of, tell
+from tests.integration.reconciling import run
 
 from orderflow.bull.ending import Postponed
 from orderflow.bull.states import JobState
@@ -19,7 +20,6 @@ from orderflow.errors import (
     RefundTooLarge,
 )
 from orderflow.invariants import count_violations
-from orderflow.reconcile import run_once
 from orderflow.refund import refunds_of, request_refund
 
 
@@ -141,7 +141,7 @@ async def test_a_refund_whose_job_is_gone_gets_it_back(resources, paid, ask):
     asked = await ask(receipt)
     job = refund_job(asked.refund_id, str(receipt.order_id))
     assert await resources.queues.remove(job)
-    await run_once(db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=1)
+    await run(resources, grace_ms=1)
     assert await state_of(resources, job) is JobState.LIVE
 
 

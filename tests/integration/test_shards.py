@@ -20,10 +20,10 @@ from tests.conftest import Program, process_environment, start_program, wait_unt
 from tests.integration.cli import run_command
 from tests.integration.conftest import PlaceOrder
 from tests.integration.kept import PERSON, all_keys, found_of_person, live_an_order
+from tests.integration.reconciling import run
 from tests.integration.working import ADA, until
 from tests.redis_sites import ask, start_cluster
 
-from orderflow import reconcile
 from orderflow.bull.states import JobState
 from orderflow.checkout import Receipt
 from orderflow.contract import JOB_OPTIONS, NewJob, QueueName, payment_job
@@ -40,6 +40,7 @@ from orderflow.operations.story import tell_story
 from orderflow.operations.workers import list_workers
 from orderflow.producer import JobProducer
 from orderflow.queue_names import QueueNames
+from orderflow.reconcile import Counts
 from orderflow.resources import Resources, open_resources
 from orderflow.sandbox.servers import Server
 from orderflow.settings import Settings
@@ -139,12 +140,6 @@ async def one_in_each(resources: Resources, place: PlaceOrder) -> list[Receipt]:
     return [found[False], found[True]]
 
 
-async def run_once(resources: Resources) -> reconcile.Counts:
-    return await reconcile.run_once(
-        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
-    )
-
-
 async def test_hundreds_of_orders_end_right_on_both_shards_while_workers_are_drained(
     settings: Settings,
     resources: Resources,
@@ -198,7 +193,7 @@ async def test_hundreds_of_orders_end_right_on_both_shards_while_workers_are_dra
     assert all(gateway_server.charge(data["paymentId"]) for data in foreign)
     for shard, client in zip(SHARDS[QueueName.PAYMENTS], on_masters, strict=False):
         assert client.exists(names.key(shard, "completed"))
-    assert await run_once(resources) == reconcile.Counts()
+    assert await run(resources) == Counts()
 
 
 async def _at_least(told: Any, count: int) -> bool:
@@ -214,7 +209,7 @@ async def test_the_reconciler_puts_each_job_into_the_shard_of_its_order(
     for job in jobs:
         assert await queues.remove(job)
     assert await queues.states(jobs) == [JobState.MISSING] * 2
-    assert (await run_once(resources)).jobs_added == 2
+    assert (await run(resources)).jobs_added == 2
     assert [(at.queue, at.state) for at in await queues.places(jobs)] == [
         (shard, JobState.LIVE) for shard in SHARDS[QueueName.PAYMENTS]
     ]
@@ -231,7 +226,7 @@ async def test_a_job_in_the_first_queue_is_seen_whatever_its_order(
             str(receipt.payment_id), str(receipt.order_id), "card", receipt.total
         )
     assert [at.queue for at in await queues.places([job])] == [QueueName.PAYMENTS]
-    assert (await run_once(resources)).jobs_added == 0
+    assert (await run(resources)).jobs_added == 0
     story = await tell_story(str(receipt.order_id), db=resources.db, queues=queues)
     assert "process-payment was added to payment-processing" in [e.what for e in story.events]
     await queues.replace(job)
@@ -269,7 +264,7 @@ async def test_a_full_shard_does_not_hold_up_the_other(
     await queues.add_all(filling)
     shallow = settings.model_copy(update={"queue_depth_limit": 10})
     async with open_resources(shallow) as full:
-        run_now = asyncio.create_task(run_once(full))
+        run_now = asyncio.create_task(run(full))
         await until(lambda: _is_live(full, jobs[1]))
         assert not run_now.done(), "it waits for room in the other shard"
         assert await queues.states(jobs) == [JobState.MISSING, JobState.LIVE]

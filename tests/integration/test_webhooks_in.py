@@ -12,6 +12,7 @@ import pytest
 from bullmq import UnrecoverableError
 from tests.conftest import SECRET, process_environment, start_program, wait_until
 from tests.integration.life import charge
+from tests.integration.reconciling import run
 from tests.integration.stripe_server import (
     API_KEY,
     CAREFUL,
@@ -30,7 +31,6 @@ from orderflow.contract import gateway_event_job, order_confirmation_job, paymen
 from orderflow.errors import GatewayUnavailable
 from orderflow.invariants import count_violations
 from orderflow.operations.story import tell_story
-from orderflow.reconcile import Counts, run_once
 from orderflow.resources import Resources
 from orderflow.sandbox.servers import free_port, port_is_taken
 from orderflow.sandbox.tokens import make_token
@@ -105,12 +105,6 @@ async def order(sql: Any) -> tuple[str, str]:
         "SELECT o.status, p.status AS paid FROM orders o JOIN payments p ON p.order_id = o.id"
     )
     return row["status"], row["paid"]
-
-
-async def reconcile(resources: Resources) -> Counts:
-    return await run_once(
-        db=resources.db, queues=resources.queues, gateway=resources.gateway, grace_ms=0
-    )
 
 
 async def test_an_event_that_says_paid_confirms_the_order(api, resources, waiting, stripe, sql):
@@ -210,14 +204,14 @@ async def test_an_event_of_an_unknown_payment_is_kept_until_it_is_known(
 
     job = gateway_event_job("stripe", "evt_1")
     await resources.queues.remove(job)
-    assert (await reconcile(resources)).events_put_back == 0
+    assert (await run(resources)).events_put_back == 0
     await resources.db.fetchrow(
         "adopt_payment",
         *(await sql.fetchrow("SELECT gen_random_uuid(), 'order-17'")),
         *(await sql.fetchrow("SELECT payment_id, $1 FROM gateway_events", key)),
         *("card", 1, "EUR"),
     )
-    assert (await reconcile(resources)).events_put_back == 1
+    assert (await run(resources)).events_put_back == 1
     assert await handle(resources) == {"success": True, "done": "payment settled"}
     assert await order(sql) == ("confirmed", "completed")
     counted = await count_violations(resources.db, settings, 1_000)
@@ -227,17 +221,17 @@ async def test_an_event_of_an_unknown_payment_is_kept_until_it_is_known(
 async def test_an_event_whose_job_was_lost_gets_it_back(api, resources, waiting, redis, settings):
     await tell(api, event(waiting.payment_id))
     job = gateway_event_job("stripe", "evt_1")
-    assert (await reconcile(resources)).events_put_back == 0, "its job waits"
+    assert (await run(resources)).events_put_back == 0, "its job waits"
     await resources.queues.remove(job)
-    assert (await reconcile(resources)).events_put_back == 1
+    assert (await run(resources)).events_put_back == 1
     prefix = f"{settings.queue_prefix}:{job.queue}"
     redis.zrem(f"{prefix}:prioritized", job.job_id)
     redis.zadd(f"{prefix}:failed", {job.job_id: 1})
-    assert (await reconcile(resources)).events_put_back == 1
+    assert (await run(resources)).events_put_back == 1
     assert await resources.queues.states([job]) == [JobState.LIVE]
     await handle(resources)
     await resources.queues.remove(job)
-    assert (await reconcile(resources)).events_put_back == 0, "it is done"
+    assert (await run(resources)).events_put_back == 0, "it is done"
 
 
 async def test_events_that_are_done_are_forgotten_after_a_month(api, resources, waiting, sql):
@@ -249,7 +243,7 @@ async def test_events_that_are_done_are_forgotten_after_a_month(api, resources, 
         """UPDATE gateway_events SET handled_at = now() - interval '31 days'
            WHERE event_id = 'evt_1'"""
     )
-    await reconcile(resources)
+    await run(resources)
     rows = await sql.fetch("SELECT event_id FROM gateway_events ORDER BY event_id")
     assert [row["event_id"] for row in rows] == ["evt_2", "evt_3"]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import wait_until
+from tests.integration.reconciling import lose_all_jobs
 from tests.interop.bridge import Node, NodeError
 from tests.interop.conftest import NODE_OPTIONS, foreign_data, foreign_id, payment_data
 
@@ -44,8 +45,7 @@ def place_and_end(place: Any, resources: Resources, redis: Any) -> Any:
     async def place_and_end(**changes: Any) -> Receipt:
         receipt: Receipt = await place(**changes)
         await perform_job("payment", "process-payment", payment_data(receipt), resources)
-        for key in redis.scan_iter(match=f"{resources.settings.queue_prefix}:*"):
-            redis.delete(key)
+        lose_all_jobs(redis, resources)
         return receipt
 
     return place_and_end

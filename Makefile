@@ -7,8 +7,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# What the tests need of the system.
+SYSTEM := node prometheus chromium balancers pgbouncer
 
-.PHONY: help run test coverage chaos bench check docs dist sbom audit lock upgrade-check format clean node prometheus chromium balancers pgbouncer
+.PHONY: help run test coverage chaos bench check docs dist sbom audit lock upgrade-check format clean $(SYSTEM)
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -16,12 +18,12 @@ help: ## Show the targets
 run: $(VENV)/.run ## Set up and run everything on this machine; ARGS=--once ends after the first order
 	@$(BIN)/orderflow up $(if $(shell command -v prometheus),--monitoring) $(ARGS)
 
-test: $(VENV)/.dev node prometheus chromium balancers pgbouncer ## Set up and run all tests; REDIS_SERVER=a/valkey-server tries that one
+test: $(VENV)/.dev $(SYSTEM) ## Set up and run all tests; REDIS_SERVER=a/valkey-server tries that one
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Programs that tests start get an environment without what coverage would look for: Python tells each.
 MEASURES = $(wildcard $(VENV)/lib/python3*/site-packages)/orderflow-coverage.pth
-coverage: $(VENV)/.dev node prometheus chromium balancers pgbouncer ## Run all tests, and list the lines and branches that none of them takes
+coverage: $(VENV)/.dev $(SYSTEM) ## Run all tests, and list the lines and branches that none of them takes
 	@rm -rf build/coverage && mkdir -p build/coverage
 	@echo "import os, coverage; os.environ.update(COVERAGE_PROCESS_START='$(CURDIR)/pyproject.toml'," \
 		"COVERAGE_FILE='$(CURDIR)/build/coverage/data'); coverage.process_startup()" > $(MEASURES)

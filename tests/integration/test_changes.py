@@ -119,6 +119,23 @@ async def test_a_listener_that_was_cut_off_begins_again(
     await heard(listener, {str(order_id)})
 
 
+@pytest.mark.parametrize("turns", range(1, 5))
+async def test_one_that_is_cancelled_while_it_stops_has_stopped(settings, listener, redis, turns):
+    """At whatever turn of the loop the cancel comes."""
+    channel = settings.queue_names.orders_changed
+    await listener.heard(1.0)
+    assert redis.pubsub_numsub(channel) == [(channel, 1)]
+
+    stopping = asyncio.create_task(listener.close())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE_S):
+        while redis.pubsub_numsub(channel) != [(channel, 0)]:
+            await asyncio.sleep(0.01)
+
+
 async def test_what_is_said_last_is_said(settings: Settings, listener: ChangesListener):
     """As by a command line that cancels an order and ends."""
     await listener.heard(1.0)

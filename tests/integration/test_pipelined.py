@@ -163,6 +163,22 @@ async def test_closing_fails_what_is_under_way(redis_server):
     assert {type(result) for result in results} == {RedisConnectionError}
 
 
+@pytest.mark.parametrize("turns", range(1, 25))
+async def test_closing_leaves_nothing_open_that_was_being_connected(redis_server, settings, turns):
+    """At whatever turn of the loop it comes."""
+    name = settings.queue_prefix
+    client = PipelinedRedis.from_url(redis_server.url, client_name=name, socket_timeout=2.0)
+    async with Redis.from_url(redis_server.url, decode_responses=True) as other:
+        asking = asyncio.create_task(client.ping())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await client.aclose()
+        await asyncio.gather(asking, return_exceptions=True)
+        async with asyncio.timeout(10):
+            while await connections(other, name):
+                await asyncio.sleep(0.01)
+
+
 async def test_closing_fails_what_waits_for_a_connection():
     silent = asyncio.Event()
 

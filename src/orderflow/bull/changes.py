@@ -102,17 +102,20 @@ class ChangesListener:
 
     async def close(self) -> None:
         """Stop listening."""
-        client, self._client, self._ear = self._client, None, None
+        client, ear, self._client, self._ear = self._client, self._ear, None, None
+        if ear is not None:
+            # It waits for nothing, so a cancel cannot come before it: the pool's close may be
+            # cancelled before it has begun, and would leave the connection open.
+            await ear.aclose()  # type: ignore[no-untyped-call]
         if client is not None:
             await client.aclose()
 
     async def _listen(self) -> PubSub:
         self._client = connect_listener(self._servers, self._names.shared_prefix)
         self._silences = 0
-        ear = self._client.pubsub()
-        await ear.subscribe(self._names.orders_changed)
-        self._ear = ear
-        return ear
+        self._ear = self._client.pubsub()
+        await self._ear.subscribe(self._names.orders_changed)
+        return self._ear
 
     async def _heard(self, ear: PubSub, wait_s: float) -> set[str]:
         ids: set[str] = set()

@@ -113,6 +113,8 @@ class PipelinedRedis(Redis):
         """Close all connections. Commands under way raise redis.ConnectionError."""
         if self._connecting is not None:
             self._connecting.cancel()
+            # On Python 3.11 redis-py's login may go on nevertheless: `wait_for` loses a cancel.
+            await asyncio.wait([self._connecting])
         for wire in (self._wire, *self._left):
             if wire is not None:
                 wire.end(RedisConnectionError("the client was closed"))

@@ -22,6 +22,9 @@ LIMITS = "connection_limits"
 #: Request line and headers together; a body's trailers and what else frames it, too.
 MAX_HEAD_BYTES = 32_768
 
+#: How long a client that was refused may go on sending before the connection is closed.
+_HEAR_OUT_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
@@ -62,7 +65,8 @@ class Protocol(HttpToolsProtocol):
         self._look_in(self._limits.request_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection, and what had begun on it."""
+        self._begun = False
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
@@ -158,9 +162,21 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         HTTP_CONNECTIONS_REFUSED[kind.label,] += 1
-        if not self._owes_another_answer():
-            self.transport.write(_answer(Problem(kind, detail)))
-        self.transport.close()
+        if self._owes_another_answer():
+            self.transport.close()
+            return
+        self.transport.write(_answer(Problem(kind, detail)))
+        if kind is Kind.TOO_MANY_CONNECTIONS:
+            self.transport.close()  # no room to hear it out
+        else:
+            self._hear_out()
+
+    def _hear_out(self) -> None:
+        """Close the connection once the client has, or has had the time to read its answer."""
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        self.transport.set_protocol(_HearingOut(self.transport, self.loop))
+        self.connection_lost(ConnectionAbortedError())  # for the app and the limits it is over
 
     def _owes_another_answer(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
@@ -186,6 +202,21 @@ def _answer(problem: Problem) -> bytes:
     return STATUS_LINE[problem.kind.status] + lines.encode() + b"\r\n" + body
 
 
+class _HearingOut(asyncio.Protocol):
+    """Reads what a client still sends after its last answer, and forgets it.
+
+    To close while something lies unread resets the connection, and the answer may be lost with it
+    (RFC 9112, section 9.6).
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._end = loop.call_later(_HEAR_OUT_S, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Wait no longer."""
+        self._end.cancel()
+
+
 class _JoinedWrites:
     """A transport that writes together what is written in one turn of the event loop."""
 
@@ -199,6 +230,12 @@ class _JoinedWrites:
         if not self._unwritten:
             self._loop.call_soon(self._flush)
         self._unwritten.append(data)
+
+    def write_eof(self) -> None:
+        """Say that nothing follows what is written."""
+        self._flush()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
 
     def close(self) -> None:
         """Close the connection once all is written."""

@@ -57,6 +57,15 @@ def everything_from(client: socket.socket) -> bytes:
     return answer
 
 
+def refuses(client: socket.socket) -> bool:
+    """Send a byte; say whether nobody takes it any more."""
+    try:
+        client.sendall(b"a")
+    except (ConnectionResetError, BrokenPipeError):
+        return True
+    return False
+
+
 def told(answer: bytes) -> tuple[int, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"application/problem+json" in head.lower(), answer
@@ -102,6 +111,22 @@ def test_what_comes_too_slowly_is_told_so(shop: Shop) -> None:
     with shop.connect() as empty_lines:
         empty_lines.sendall(b"\r\n\r\n")
         everything_from(empty_lines)
+    assert shop.is_alive()
+
+
+def test_who_goes_on_sending_can_read_why_it_was_refused(shop: Shop) -> None:
+    """No reset takes the answer away, and the connection ends nevertheless."""
+    with shop.connect() as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nX: " + b"a" * (MAX_HEAD_BYTES + 1))
+        client.recv(1, socket.MSG_PEEK)
+        for _ in range(10):
+            client.sendall(b"a" * 10_000)
+            time.sleep(0.01)
+        answer = b""
+        while data := client.recv(65_536):
+            answer += data
+        assert told(answer) == (431, "head-too-large")
+        wait_until(lambda: refuses(client), "the end of the connection")
     assert shop.is_alive()
 
 

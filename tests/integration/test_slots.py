@@ -186,6 +186,43 @@ async def test_a_pause_ends_when_the_jobs_do_and_a_resume_goes_on(redis_server, 
     await bench.until(all_ended)
 
 
+async def test_a_close_waits_for_the_jobs_that_run(redis_server, probe):
+    running, may_end = asyncio.Event(), asyncio.Event()
+
+    async def process(_job: Any, _token: str) -> dict[str, object]:
+        running.set()
+        await may_end.wait()
+        return {}
+
+    bench = probe(redis_server.url, "closing", process)
+    await bench.queue.add("probe", {})
+    await asyncio.wait_for(running.wait(), PATIENCE_S)
+    closing = asyncio.create_task(bench.worker.close())
+    bench.worker.on("closed", lambda: bench.told.append(("closed", "")))
+    # Long enough for a close that does not wait: it has nothing else to ask of Redis.
+    for _ in range(20):
+        await bench.redis.ping()
+    assert not closing.done()
+    may_end.set()
+    await asyncio.wait_for(closing, PATIENCE_S)
+    assert [event for event, _ in bench.told] == ["completed", "closed"]
+
+
+async def test_a_forced_close_leaves_the_jobs_that_run(redis_server, probe):
+    running = asyncio.Event()
+
+    async def process(_job: Any, _token: str) -> None:
+        running.set()
+        await asyncio.Event().wait()
+
+    bench = probe(redis_server.url, "forced", process)
+    job = await bench.queue.add("probe", {})
+    await asyncio.wait_for(running.wait(), PATIENCE_S)
+    await asyncio.wait_for(bench.worker.close(force=True), PATIENCE_S)
+    assert await bench.redis.lrange(f"{bench.prefix}:active", 0, -1) == [job.id]
+    assert bench.told == []
+
+
 async def test_a_postponed_job_costs_no_attempt_and_no_other_is_taken_until_then(
     redis_server, probe
 ):

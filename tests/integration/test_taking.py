@@ -37,6 +37,11 @@ async def until_one_waits(bench: Any, prefix: str) -> None:
     await bench.until(one_waits)
 
 
+def slots() -> list[asyncio.Task[Any]]:
+    """Return what works on this loop."""
+    return [task for task in asyncio.all_tasks() if task.get_name().startswith("slot ")]
+
+
 async def test_a_worker_cannot_be_run_twice(redis_server, probe):
     bench = probe(redis_server.url, "twice", does)
     await bench.queue.add("probe", {})
@@ -83,8 +88,7 @@ async def test_a_loop_that_is_cancelled_leaves_no_slot_running(redis_server, pro
     await until_one_waits(bench, "cancelled")
     bench.loop.cancel()
     await asyncio.wait_for(left.wait(), PATIENCE_S)
-    slots = [task for task in asyncio.all_tasks() if task.get_name().startswith("slot ")]
-    await asyncio.wait_for(asyncio.gather(*slots, return_exceptions=True), PATIENCE_S)
+    await asyncio.wait_for(asyncio.gather(*slots(), return_exceptions=True), PATIENCE_S)
     assert await bench.redis.lrange(f"{bench.prefix}:active", 0, -1) == [job.id]
 
 
@@ -94,10 +98,10 @@ async def test_a_loop_that_is_cancelled_leaves_no_slot_resting(redis_server, pro
     bench.worker.rest(3600)
     bench.worker.resume()
     await bench.until(lambda: asyncio.sleep(0, bench.worker.waiting))
-    slots = [task for task in asyncio.all_tasks() if task.get_name().startswith("slot ")]
-    assert len(slots) == 2
+    both = slots()
+    assert len(both) == 2
     bench.loop.cancel()
-    await asyncio.wait_for(asyncio.gather(*slots, return_exceptions=True), PATIENCE_S)
+    await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), PATIENCE_S)
 
 
 async def test_jobs_that_run_side_by_side_have_tokens_of_their_own(redis_server, probe):
@@ -163,6 +167,45 @@ async def test_a_pause_of_slots_that_wait_takes_nothing_more(redis_server, probe
     await asyncio.sleep(0)
     left = await bench.queue.add("probe", {})
     await asyncio.wait_for(pausing, PATIENCE_S)
+    assert await bench.redis.lrange(f"{bench.prefix}:wait", 0, -1) == [left.id]
+
+
+async def test_while_it_is_paused_it_has_nothing_to_do(redis_server, probe):
+    bench = probe(redis_server.url, "resting", does, concurrency=3)
+    await bench.queue.add("probe", {})
+    await bench.until_told("completed")
+    await bench.worker.pause()
+    for _ in range(20):
+        await asyncio.sleep(0)
+        assert slots() == [], "whoever looks in vain whether it still is, burns a core"
+
+
+@pytest.mark.parametrize("end", ["pause", "cancel"])
+async def test_a_wait_that_loses_its_cancel_takes_nothing_more(redis_server, probe, end):
+    lost = asyncio.Event()
+
+    async def wait() -> int:
+        """Lose the first cancel, as what awaits `wait_for` of Python 3.11 may."""
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if lost.is_set():
+                raise
+            lost.set()
+        return 0
+
+    bench = probe(redis_server.url, f"deaf-{end}", does, concurrency=2)
+    bench.worker.waitForJob = wait
+    await bench.until(lambda: asyncio.sleep(0, bench.worker.waiting))
+    both = slots()
+    assert len(both) == 2
+    left = await bench.queue.add("probe", {})
+    if end == "pause":
+        await bench.worker.pause()
+    else:
+        bench.loop.cancel()
+    await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), PATIENCE_S)
+    assert lost.is_set()
     assert await bench.redis.lrange(f"{bench.prefix}:wait", 0, -1) == [left.id]
 
 

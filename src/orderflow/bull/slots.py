@@ -38,8 +38,6 @@ class SlotWorker(EndingWorker):
     kept of ended jobs, only their own options say, and a processor gets no AbortSignal.
     """
 
-    running: bool
-
     def __init__(self, name: str, processor: Processor, opts: dict[str, Any]) -> None:
         self._slots: set[asyncio.Task[None]] = set()
         super().__init__(name, processor, opts | {"maxStalledCount": _NO_LIMIT})
@@ -118,12 +116,11 @@ class SlotWorker(EndingWorker):
             for number in range(self.opts["concurrency"])
         }
         await asyncio.wait(self._slots)
-        self._slots = set()
 
     async def _slot(self) -> None:
         """Take a job, work on it, go on with the one that its end brought."""
         job: Job | None = None
-        while job is not None or not (self.closing or self.paused):
+        while job is not None or self._goes_on():
             try:
                 job = await (self._take() if job is None else self._work(job))
             except Exception as error:

@@ -19,6 +19,7 @@ Processor = Callable[[Job, str], Awaitable[Any]]
 class TakingWorker(Worker):  # type: ignore[misc]
     """BullMQ's worker, as far as it takes jobs: one call at a time waits, and limits are kept."""
 
+    running: bool
     paused: bool
     drained: bool
     _client_name_set: bool
@@ -49,7 +50,7 @@ class TakingWorker(Worker):  # type: ignore[misc]
     async def _take(self) -> Job | None:
         """Wait for a job. One slot at a time asks Redis; the others wait behind it."""
         async with self._turn:
-            if self.closing or self.paused:
+            if not self._goes_on():
                 return None
             try:
                 await self._ensure_client_names()
@@ -89,7 +90,7 @@ class TakingWorker(Worker):  # type: ignore[misc]
             return False
         finally:
             self.waiting = None
-        return bool(self.blockUntil <= time.time() * 1000) and not self._is_limited()
+        return self._fetches() and bool(self.blockUntil <= time.time() * 1000)
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, unless a pause or the close wakes us."""
@@ -144,10 +145,11 @@ class TakingWorker(Worker):  # type: ignore[misc]
         self.emit("failed", job, UnrecoverableError(reason), True)
 
     def _goes_on(self) -> bool:
-        return not (self.closing or self.paused)
+        """Say whether jobs are taken. A cancel alone may be lost: by `wait_for` of Python 3.11."""
+        return self.running and not (self.closing or self.paused)
 
     def _fetches(self) -> bool:
-        """Say whether the next job is to be taken with the end of one."""
+        """Say whether the next job may be taken now."""
         return self._goes_on() and not self._is_limited()
 
     async def _next(self, reply: list[Any] | None, token: str) -> Job | None:

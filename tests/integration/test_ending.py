@@ -247,4 +247,6 @@ async def test_an_end_that_redis_will_never_take_stops_no_slot(redis_server, pro
     other = await bench.queue.add("other", {})
     await until_in(bench, "completed", other)
     await bench.until(lambda: asyncio.sleep(0, not bench.worker.jobs))
+    refused = [said for event, said in bench.told if event == "error"]
+    assert len(refused) == 2, "the failure as it is, and the one of last resort"
     assert bench.worker.lockManager.get_active_job_count() == 0, "nothing renews a lock of it"

@@ -163,7 +163,7 @@ async def test_a_job_whose_options_cannot_be_kept_to_fails_and_is_kept(redis_ser
     assert ends == [("failed", 1, True)]
 
 
-@pytest.mark.parametrize(("limit", "kept"), [(None, 3), (2, 2), (0, 0), ("few", 3)])
+@pytest.mark.parametrize(("limit", "kept"), [(None, 3), (2, 2), (1, 1), (0, 0), ("few", 3)])
 async def test_as_many_stacks_are_kept_as_a_job_allows(redis_server, probe, limit, kept):
     attempts: list[str] = []
 

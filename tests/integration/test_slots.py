@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,15 +146,22 @@ async def test_a_job_that_comes_while_the_drain_begins_is_done(redis_server, pro
     assert await bench.redis.lrange(f"{bench.prefix}:wait", 0, -1) == [third]
 
 
-async def test_a_result_that_is_no_json_is_a_failed_attempt(redis_server, probe):
+@pytest.mark.parametrize(
+    ("result", "why"),
+    [
+        (object(), "Object of type object is not JSON serializable"),
+        (math.nan, "Out of range float values are not JSON compliant"),
+    ],
+)
+async def test_a_result_that_is_no_json_is_a_failed_attempt(redis_server, probe, result, why):
     async def process(_job: Any, _token: str) -> dict[str, object]:
-        return {"when": object()}
+        return {"sum": result}
 
-    bench = probe(redis_server.url, "no-json", process)
+    bench = probe(redis_server.url, f"no-json-{len(why)}", process)
     job = await bench.queue.add("probe", {}, {"attempts": 1})
     await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:failed", job.id))
     reason = await bench.redis.hget(f"{bench.prefix}:{job.id}", "failedReason")
-    assert reason == "Object of type object is not JSON serializable"
+    assert reason.startswith(why)
 
 
 async def test_a_pause_ends_when_the_jobs_do_and_a_resume_goes_on(redis_server, probe):

@@ -235,14 +235,18 @@ async def test_a_parent_that_is_done_before_its_children_failed(redis_server, pr
     assert "has pending dependencies" in kept["failedReason"]
 
 
-async def test_an_end_that_redis_will_never_take_stops_no_slot(redis_server, probe):
+@pytest.mark.parametrize("broken", ["failed", "1"], ids=["list", "job"])
+async def test_an_end_that_redis_will_never_take_stops_no_slot(redis_server, probe, broken):
+    """Because of a list of the queue, and of the job itself."""
+
     async def process(job: Any, _token: str) -> None:
         if job.name == "fails":
+            await bench.redis.set(f"{bench.prefix}:{broken}", "what it is not")
             raise ValueError("as it was told")
 
-    bench = probe(redis_server.url, "never", process, concurrency=1)
-    await bench.redis.set(f"{bench.prefix}:failed", "no set")
-    await bench.queue.add("fails", {}, {"attempts": 1})
+    bench = probe(redis_server.url, f"never-{broken}", process, concurrency=1)
+    job = await bench.queue.add("fails", {}, {"attempts": 1})
+    assert job.id == "1"
     await bench.until_told("error", "WRONGTYPE")
     other = await bench.queue.add("other", {})
     await until_in(bench, "completed", other)

@@ -56,19 +56,29 @@ async def test_work_done_while_redis_is_away_is_recorded_and_not_done_again(own_
     assert "failedReason" not in kept
 
 
-async def test_work_done_while_redis_has_no_room_is_recorded_and_not_done_again(own_redis, probe):
+@pytest.mark.parametrize(
+    ("refuse", "said", "relent"),
+    [
+        ("CONFIG SET maxmemory 1", "when used memory", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "against a read only replica", "REPLICAOF NO ONE"),
+    ],
+    ids=["no room", "not the master"],
+)
+async def test_work_done_while_redis_takes_nothing_is_recorded_and_not_done_again(
+    own_redis, probe, refuse, said, relent
+):
     server, _ = own_redis
     runs: list[str] = []
 
     async def process(job: Any, _token: str) -> dict[str, int]:
         runs.append(job.id)
-        await bench.redis.config_set("maxmemory", 1)
+        await bench.redis.execute_command(*refuse.split())
         return {"run": len(runs)}
 
     bench = probe(server.url, "full", process)
     job = await bench.queue.add("probe", {}, {"attempts": 3})
-    await bench.until_told("error", "command not allowed when used memory")
-    await bench.redis.config_set("maxmemory", 0)
+    await bench.until_told("error", said)
+    await bench.redis.execute_command(*relent.split())
     await bench.until(lambda: bench.redis.zscore(f"{bench.prefix}:completed", job.id))
     assert runs == [job.id]
 

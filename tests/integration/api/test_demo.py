@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.integration.api.conftest import BODY
 
 from orderflow.api.app import create_app
 from orderflow.api.auth import check_authentication
@@ -69,6 +70,41 @@ async def test_whoever_comes_is_a_customer_of_their_own(
         answer = await client.get("/orders", headers=headers)
         assert answer.json() == {"orders": [], "nextCursor": None}
         assert (await client.get("/admin/api/queues", headers=headers)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("status", "declined", "told"),
+    [
+        ("processing", None, None),
+        ("confirmed", None, "is paid and confirmed"),
+        ("cancelled", "card_declined", "was declined"),
+        ("cancelled", "order_cancelled", None),
+    ],
+    ids=["open", "paid", "declined", "cancelled by its customer"],
+)
+async def test_a_mail_is_there_for_its_customer_alone(
+    settings: Settings,
+    resources: Resources,
+    sql: Any,
+    status: str,
+    declined: str | None,
+    told: str | None,
+) -> None:
+    assert resources
+    async with demo(settings) as client:
+        ada, bob = [
+            {"Authorization": f"Bearer {(await client.post('/demo/token')).json()['token']}"}
+            for _ in range(2)
+        ]
+        placed = await client.post("/checkout", headers=ada, json=BODY)
+        path = f"/demo/mails/{placed.json()['orderId']}"
+        await sql.execute("UPDATE orders SET status = $1", status)
+        await sql.execute("UPDATE payments SET decline_reason = $1", declined)
+        mail = await client.get(path, headers=ada)
+        assert mail.status_code == (404 if told is None else 200), mail.text
+        assert told is None or (BODY["contact"]["email"] in mail.text and told in mail.text)
+        assert (await client.get(path, headers=bob)).status_code == 404
+        assert (await client.get(path)).status_code == 401
 
 
 def test_it_takes_no_money_and_signs_its_tokens(

@@ -10,13 +10,14 @@ import asyncio
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orderflow.bull.finding import FoundConnection, FoundTlsConnection, finder_for
 from orderflow.bull.pipelined import PipelinedRedis
+from orderflow.bull.sending import CANCELLABLE, TcpConnection, TlsConnection
 from orderflow.redis_servers import RedisServers
 
 Client = TypeVar("Client", bound=Redis)
@@ -64,6 +65,7 @@ def _client(
     kind: type[Client], servers: RedisServers, prefix: str, options: dict[str, Any]
 ) -> Client:
     pool = ConnectionPool.from_url(servers.first_dsn, **options)
+    pool.connection_class = CANCELLABLE[pool.connection_class]
     finder = finder_for(servers, prefix, pool.connection_class, pool.connection_kwargs)
     if finder is not None:
         pool.connection_class = _FINDING[pool.connection_class]
@@ -80,8 +82,8 @@ async def _log_in(connection: AbstractConnection) -> None:
 
 
 _FINDING: dict[type[AbstractConnection], type[AbstractConnection]] = {
-    Connection: FoundConnection,
-    SSLConnection: FoundTlsConnection,
+    TcpConnection: FoundConnection,
+    TlsConnection: FoundTlsConnection,
 }
 
 _WORKER_OPTIONS: dict[str, Any] = {

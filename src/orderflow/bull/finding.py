@@ -14,12 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    RedisSSLContext,
-    SSLConnection,
-)
+from redis.asyncio.connection import AbstractConnection, RedisSSLContext
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
@@ -31,6 +26,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orderflow.bull.replies import has_left, is_moving
+from orderflow.bull.sending import TcpConnection, TlsConnection
 from orderflow.redis_servers import Address, RedisServers
 
 log = structlog.get_logger(__name__)
@@ -124,7 +120,7 @@ class MasterFinder(ABC):
 
     async def _ask_one(self, place: Address, ask: Callable[..., Awaitable[T]]) -> T:
         connection = self._connect(place)
-        if isinstance(connection, SSLConnection):
+        if isinstance(connection, TlsConnection):
             self.tls = connection.ssl_context = self.tls or connection.ssl_context
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -233,11 +229,11 @@ class _Found:
             raise RedisConnectionError(f"this server does not take it now: {error}") from error
 
 
-class FoundConnection(_Found, Connection):
+class FoundConnection(_Found, TcpConnection):
     """A connection to the master of a name, or of a slot."""
 
 
-class FoundTlsConnection(_Found, SSLConnection):
+class FoundTlsConnection(_Found, TlsConnection):
     """The same, over TLS: the certificate is checked against the address that was found."""
 
     def _connection_arguments(self) -> Mapping[str, Any]:

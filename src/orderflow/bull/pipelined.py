@@ -113,7 +113,7 @@ class PipelinedRedis(Redis):
         """Close all connections. Commands under way raise redis.ConnectionError."""
         if self._connecting is not None:
             self._connecting.cancel()
-            # On Python 3.11 redis-py's login may go on nevertheless: `wait_for` loses a cancel.
+            # Its connection is open until it has ended.
             await asyncio.wait([self._connecting])
         for wire in (self._wire, *self._left):
             if wire is not None:

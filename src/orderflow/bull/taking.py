@@ -145,7 +145,7 @@ class TakingWorker(Worker):  # type: ignore[misc]
         self.emit("failed", job, UnrecoverableError(reason), True)
 
     def _goes_on(self) -> bool:
-        """Say whether jobs are taken. A cancel alone may be lost: by `wait_for` of Python 3.11."""
+        """Say whether jobs are taken: a cancel may come too late for a wait that has ended."""
         return self.running and not (self.closing or self.paused)
 
     def _fetches(self) -> bool:

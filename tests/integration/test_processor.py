@@ -72,8 +72,14 @@ async def test_a_cancel_from_within_is_an_attempt_and_one_from_outside_a_cancel(
     with pytest.raises(JobInterrupted, match="cancelled from within"):
         await perform_job(worker(is_cancelled), "probe", {}, resources)
 
-    running = asyncio.create_task(perform_job(worker(for_ever), "probe", {}, resources))
-    await asyncio.sleep(0)
+    has_begun = asyncio.Event()
+
+    async def runs() -> None:
+        has_begun.set()
+        await for_ever()
+
+    running = asyncio.create_task(perform_job(worker(runs), "probe", {}, resources))
+    await has_begun.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

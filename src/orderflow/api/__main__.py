@@ -28,6 +28,9 @@ def serve(
 
     Exit status: 0 stopped, 1 the port cannot be used, 2 a wrong setting.
     """
+    # First, since process 1 of a container hears no signal that it has no handler for. uvicorn
+    # drains, and then raises the signal that it caught once more: a stop is no fault.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         settings = load_settings(metrics_port=metrics_port)
         check_authentication(settings)
@@ -43,8 +46,6 @@ def serve(
     if metrics_port is not None:
         # Each process makes its own app, and reads the settings for that.
         os.environ["METRICS_PORT"] = str(metrics_port)
-    # uvicorn drains, and then raises the signal that it caught once more: a stop is no fault.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     many = settings.web_concurrency > 1
     try:
         with serve_processes(settings.metrics_address if many else None):
@@ -80,7 +81,12 @@ def _check_port(settings: str, host: str, port: int) -> None:
     """Exit with one plain line if the port is taken, before uvicorn says it in several."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host, port), family=family).close()
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # It does not listen: whoever waits for the port would take it for the server.
+            probe.bind((host, port))
     except OSError as error:
         where = settings.format(host, port)
         typer.echo(f"cannot listen on {where}: {error.strerror}", err=True)

@@ -43,8 +43,13 @@ async def leave_in_time(grace_ms: int) -> AsyncIterator[Leaving]:
             stop(number, frame)
             return
         leaving.begun = True
+        # Not told here, which may be in the middle of a line: it would wait for that one's lock,
+        # and the process would stand still.
+        loop.call_soon_threadsafe(begin, number, frame)
+
+    def begin(number: int, frame: FrameType | None) -> None:
         log.info("leaving service", grace_ms=grace_ms)
-        loop.call_soon_threadsafe(loop.call_later, grace_ms / 1000, stop, number, frame)
+        loop.call_later(grace_ms / 1000, stop, number, frame)
 
     signal.signal(signal.SIGTERM, on_sigterm)
     try:

@@ -79,7 +79,7 @@ async def test_a_cancel_from_within_is_an_attempt_and_one_from_outside_a_cancel(
         await for_ever()
 
     running = asyncio.create_task(perform_job(worker(runs), "probe", {}, resources))
-    await has_begun.wait()
+    await asyncio.wait_for(has_begun.wait(), 20)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
